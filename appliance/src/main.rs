@@ -1,0 +1,2 @@
+//! twinsan
+fn main() {}
