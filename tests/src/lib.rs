@@ -1,1 +1,4 @@
 //! tests
+
+pub mod ci;
+pub mod tidy;

@@ -1,0 +1,367 @@
+//! The table of stages: what runs, when, with which packages, and how it is counted.
+
+use std::fs;
+use std::path::Path;
+
+use super::Plan;
+use super::counts::Expect;
+use super::packages::Package;
+
+/// How much runs; a later tier includes the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Minutes: before a commit.
+    Quick,
+    /// Everything.
+    Plain,
+    /// Everything, and the soaks.
+    Long,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage {
+    /// Name on the command line, of the log and in the summary.
+    pub name: &'static str,
+    /// The first tier that runs it.
+    pub tier: Tier,
+    /// Without these it is skipped.
+    pub packages: &'static [Package],
+    /// Its commands, in order. A failed one does not stop the next.
+    pub steps: fn(&Plan) -> Vec<Step>,
+}
+
+/// One command of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Program and arguments, run in the root of the repository.
+    pub command: Vec<String>,
+    /// How it is judged.
+    pub expect: Expect,
+    /// After this many seconds it is killed; generous, it only ends a hang.
+    pub limit_s: u32,
+}
+
+/// All stages, in the order they run.
+pub const STAGES: &[Stage] = &[
+    Stage {
+        name: "format",
+        tier: Tier::Quick,
+        packages: &[],
+        steps: format,
+    },
+    Stage {
+        name: "lints",
+        tier: Tier::Quick,
+        packages: &[],
+        steps: lints,
+    },
+    Stage {
+        name: "unit",
+        tier: Tier::Quick,
+        packages: &[PYTHON],
+        steps: unit,
+    },
+    Stage {
+        name: "swarm",
+        tier: Tier::Quick,
+        packages: &[],
+        steps: swarm,
+    },
+    Stage {
+        name: "demo",
+        tier: Tier::Quick,
+        packages: &[],
+        steps: demo,
+    },
+    Stage {
+        name: "image",
+        tier: Tier::Plain,
+        packages: &[GDISK],
+        steps: image,
+    },
+    Stage {
+        name: "conformance",
+        tier: Tier::Plain,
+        packages: &[LIBISCSI, QEMU_IMG],
+        steps: conformance,
+    },
+    Stage {
+        name: "cluster",
+        tier: Tier::Plain,
+        packages: &[IPROUTE, NFTABLES, PYTHON],
+        steps: cluster,
+    },
+    Stage {
+        name: "qemu",
+        tier: Tier::Plain,
+        packages: &[QEMU, PYTHON],
+        steps: qemu,
+    },
+];
+
+/// The crates that must build without a runtime.
+const ENGINES: [&str; 3] = ["iscsi-target", "replication", "ha"];
+
+fn format(plan: &Plan) -> Vec<Step> {
+    let mut steps = vec![cargo("fmt --all --check", Expect::Success)];
+    if plan.injects("format") {
+        let file = violation(plan, "format/src/lib.rs", "fn  f( ){}\n");
+        steps.push(step(&["rustfmt", "--check", &file], Expect::Success));
+    }
+    steps
+}
+
+fn lints(plan: &Plan) -> Vec<Step> {
+    let clippy = "clippy --workspace --all-targets --all-features -- -D warnings";
+    let mut steps = vec![cargo(clippy, Expect::Success)];
+    for engine in ENGINES {
+        let check = format!("check --package {engine} --no-default-features");
+        steps.push(cargo(&check, Expect::Success));
+        let tree =
+            format!("tree --package {engine} --no-default-features --edges normal --prefix none");
+        steps.push(cargo(&tree, Expect::NoLine("tokio ")));
+    }
+    if plan.injects("lints") {
+        let manifest = "[package]\nname = \"violation\"\nedition = \"2024\"\n[workspace]\n";
+        let manifest = violation(plan, "lints/Cargo.toml", manifest);
+        violation(plan, "lints/src/lib.rs", "fn never_called() {}\n");
+        let clippy = format!("clippy --manifest-path {manifest} -- -D warnings");
+        steps.push(cargo(&clippy, Expect::Success));
+    }
+    steps
+}
+
+/// The tests of this crate that need more than a compiler run in stages of their own.
+const OWN_STAGE: [&str; 2] = ["conformance", "cluster"];
+
+fn unit(plan: &Plan) -> Vec<Step> {
+    let others = "test --workspace --exclude qemu --exclude tests --no-fail-fast";
+    let mut ours = "test --package tests --lib --bins --no-fail-fast".to_owned();
+    for name in integration_tests(&plan.repository.join("tests/tests")) {
+        if !OWN_STAGE.contains(&name.as_str()) {
+            ours.push_str(" --test ");
+            ours.push_str(&name);
+        }
+    }
+    vec![
+        cargo(others, Expect::RustTests),
+        cargo(&ours, Expect::RustTests),
+    ]
+}
+
+fn integration_tests(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let in_folder = entry.path().join("main.rs").is_file().then(|| name.clone());
+            in_folder.or_else(|| name.strip_suffix(".rs").map(str::to_owned))
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn swarm(plan: &Plan) -> Vec<Step> {
+    let histories = match plan.tier {
+        Tier::Quick => 2_000,
+        Tier::Plain => 5_000,
+        Tier::Long => 50_000,
+    };
+    vec![cargo(
+        &format!("swarm -- --histories {histories}"),
+        Expect::Swarm,
+    )]
+}
+
+fn demo(plan: &Plan) -> Vec<Step> {
+    let sabotage = "demo -- --sabotage drop-ack";
+    let honest = if plan.injects("demo") {
+        sabotage
+    } else {
+        "demo"
+    };
+    vec![
+        cargo(honest, Expect::Success),
+        cargo(sabotage, Expect::FailureNamingBlock),
+    ]
+}
+
+fn image(_: &Plan) -> Vec<Step> {
+    vec![cargo(
+        "test --package image --features build --no-fail-fast",
+        Expect::RustTests,
+    )]
+}
+
+fn conformance(_: &Plan) -> Vec<Step> {
+    vec![cargo(
+        "test --package tests --test conformance --no-fail-fast",
+        Expect::RustTests,
+    )]
+}
+
+fn cluster(_: &Plan) -> Vec<Step> {
+    // one at a time: each uses whole network namespaces and both processors
+    let command = "test --package tests --test cluster --no-fail-fast -- --test-threads 1";
+    vec![cargo(command, Expect::RustTests)]
+}
+
+fn qemu(_: &Plan) -> Vec<Step> {
+    vec![cargo(
+        "test --package qemu --no-fail-fast",
+        Expect::RustTests,
+    )]
+}
+
+fn cargo(arguments: &str, expect: Expect) -> Step {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let command = [cargo]
+        .into_iter()
+        .chain(arguments.split(' ').map(str::to_owned))
+        .collect();
+    Step {
+        command,
+        expect,
+        limit_s: LIMIT_S,
+    }
+}
+
+fn step(command: &[&str], expect: Expect) -> Step {
+    let command = command.iter().map(|&word| word.to_owned()).collect();
+    Step {
+        command,
+        expect,
+        limit_s: LIMIT_S,
+    }
+}
+
+/// Writes a file that breaks a rule on purpose and gives its path. A file that could not be
+/// written breaks the step as well, so an error here needs no report of its own.
+fn violation(plan: &Plan, name: &str, text: &str) -> String {
+    let path = plan.target.join("ci").join("violations").join(name);
+    if let Some(folder) = path.parent() {
+        let _ = fs::create_dir_all(folder);
+    }
+    let _ = fs::write(&path, text);
+    path.display().to_string()
+}
+
+const LIMIT_S: u32 = 30 * 60;
+
+const GDISK: Package = Package {
+    name: "gdisk",
+    program: "sgdisk",
+};
+const IPROUTE: Package = Package {
+    name: "iproute2",
+    program: "ip",
+};
+const LIBISCSI: Package = Package {
+    name: "libiscsi-bin",
+    program: "iscsi-test-cu",
+};
+const NFTABLES: Package = Package {
+    name: "nftables",
+    program: "nft",
+};
+const PYTHON: Package = Package {
+    name: "python3",
+    program: "python3",
+};
+const QEMU: Package = Package {
+    name: "qemu-system-x86",
+    program: "qemu-system-x86_64",
+};
+const QEMU_IMG: Package = Package {
+    name: "qemu-utils",
+    program: "qemu-img",
+};
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn plan(tier: Tier, inject_failure: Option<&str>) -> Plan {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let target = std::env::temp_dir().join(format!("twinsan-ci-{}", std::process::id()));
+        Plan {
+            tier,
+            inject_failure: inject_failure.map(str::to_owned),
+            repository,
+            target,
+        }
+    }
+
+    fn lines(steps: &[Step]) -> Vec<String> {
+        steps
+            .iter()
+            .map(|step| step.command[1..].join(" "))
+            .collect()
+    }
+
+    #[test]
+    fn names_are_unique_and_every_stage_has_a_step() {
+        for (index, stage) in STAGES.iter().enumerate() {
+            assert!(STAGES[..index].iter().all(|other| other.name != stage.name));
+            assert!(
+                !(stage.steps)(&plan(Tier::Plain, None)).is_empty(),
+                "{}",
+                stage.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_swarm_grows_with_the_tier() {
+        let count = |tier| lines(&swarm(&plan(tier, None)));
+        assert_eq!(count(Tier::Quick), ["swarm -- --histories 2000"]);
+        assert_eq!(count(Tier::Plain), ["swarm -- --histories 5000"]);
+        assert_eq!(count(Tier::Long), ["swarm -- --histories 50000"]);
+    }
+
+    #[test]
+    fn unit_runs_our_tests_but_those_with_a_stage_of_their_own() {
+        let line = &lines(&unit(&plan(Tier::Quick, None)))[1];
+        assert!(line.contains("--test tidy"), "{line}");
+        for name in OWN_STAGE {
+            assert!(!line.contains(&format!("--test {name}")), "{line}");
+            assert!(STAGES.iter().any(|stage| stage.name == name));
+        }
+    }
+
+    #[test]
+    fn an_injected_failure_adds_a_step_that_fails_honestly() {
+        let injected = plan(Tier::Quick, Some("lints"));
+        let steps = lines(&lints(&injected));
+        assert_eq!(steps.len(), lints(&plan(Tier::Quick, None)).len() + 1);
+        let written = injected.target.join("ci/violations/lints/src/lib.rs");
+        assert!(
+            fs::read_to_string(&written)
+                .unwrap()
+                .contains("never_called")
+        );
+        fs::remove_dir_all(injected.target).unwrap();
+        assert_eq!(format(&plan(Tier::Quick, None)).len(), 1);
+    }
+
+    #[test]
+    fn the_demo_is_also_run_sabotaged() {
+        let steps = demo(&plan(Tier::Quick, None));
+        assert_eq!(lines(&steps), ["demo", "demo -- --sabotage drop-ack"]);
+        assert_eq!(steps[1].expect, Expect::FailureNamingBlock);
+        let injected = demo(&plan(Tier::Quick, Some("demo")));
+        assert_eq!(
+            (injected[0].expect, lines(&injected)[0].as_str()),
+            (Expect::Success, "demo -- --sabotage drop-ack")
+        );
+    }
+
+    #[test]
+    fn a_missing_test_folder_is_an_empty_list() {
+        assert!(integration_tests(&PathBuf::from("/nonexistent")).is_empty());
+    }
+}
