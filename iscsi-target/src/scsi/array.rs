@@ -1,0 +1,637 @@
+//! All units, who sees them, and what each nexus has still to be told.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::attention::{Attention, Attentions};
+use super::block::{COMPARE_AND_WRITE_MAX_BLOCKS, Span, TRANSFER_MAX_BYTES, Work};
+use super::cdb::CDB_BYTES;
+use super::execution::{Execution, Task};
+use super::identify::{self, Place};
+use super::mode::{self, ModeState, Protection};
+use super::opcodes::{self, Effect, Opcode};
+use super::parse::{BlockCommand, Check, Command, Extent, ModeHeader};
+use super::report;
+use super::sense::{Sense, SenseFormat};
+use super::unit::Unit;
+use super::{Reply, Start};
+use crate::backend::{Backend, Fua, Geometry, MayUnmap};
+use crate::hosts::{
+    Access, ChapSecrets, ConfigError, GroupConfig, HostConfig, HostId, Hosts, MapConfig, Mapping,
+    Refused, UnitId, View,
+};
+
+/// Everything one target serves; shared by all connections of its thread.
+///
+/// Invariants: every view of a host maps to units that exist; a nexus that is open belongs to a
+/// host; nexus ids are never used again.
+#[derive(Default)]
+pub struct Array {
+    units: BTreeMap<UnitId, Unit>,
+    hosts: Hosts,
+    nexuses: BTreeMap<NexusId, OpenNexus>,
+    nexus_ids_used: u64,
+    target_name: String,
+    portals: Vec<Portal>,
+}
+
+/// A whole configuration of an array.
+#[derive(Default)]
+pub struct ArrayConfig {
+    /// The hosts.
+    pub hosts: Vec<HostConfig>,
+    /// Groups of them.
+    pub groups: Vec<GroupConfig>,
+    /// Who sees what.
+    pub maps: Vec<MapConfig>,
+    /// The units.
+    pub units: Vec<UnitConfig>,
+}
+
+/// One unit as configured. Serial number and NAA name follow from its id.
+pub struct UnitConfig {
+    /// The UUID of its volume.
+    pub id: UnitId,
+    /// Name shown to operators.
+    pub name: String,
+    /// Its store.
+    pub backend: Rc<dyn Backend>,
+}
+
+/// What follows from a new configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Nexuses whose initiator no longer belongs to the host they were opened for: close them.
+    pub evicted: Vec<NexusId>,
+}
+
+/// An initiator port and a target portal group: the two ends of a session (RFC 7143 §4.4.1).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Nexus {
+    /// iSCSI name.
+    pub initiator: String,
+    /// The initiator's part of the session id.
+    pub isid: [u8; 6],
+    /// Tag of the portal group it came through.
+    pub portal_tag: u16,
+}
+
+/// One opening of a nexus; never used again after it was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NexusId(pub u64);
+
+/// A service address, as SCSI sees it. It moves between boxes with these numbers unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portal {
+    /// Portal group tag.
+    pub tag: u16,
+    /// Relative target port identifier, not zero.
+    pub relative_port: u16,
+    /// Target port group.
+    pub group: u16,
+}
+
+/// What a reset is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetScope {
+    /// LOGICAL UNIT RESET of the unit under this LUN.
+    Unit([u8; 8]),
+    /// TARGET WARM RESET and TARGET COLD RESET.
+    Target,
+}
+
+struct OpenNexus {
+    nexus: Nexus,
+    host: HostId,
+    view: Rc<View>,
+    attentions: BTreeMap<UnitId, Attentions>,
+}
+
+impl Array {
+    /// An array of nothing for nobody.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Replaces the configuration, all of it or, with an error, nothing. Open nexuses see the
+    /// change at once and are told of it.
+    pub fn apply(&mut self, config: ArrayConfig) -> Result<Applied, ConfigError> {
+        let mut units = BTreeMap::new();
+        for unit in config.units {
+            let earlier = self.units.get(&unit.id);
+            let unit = Unit::new(unit.id, &unit.name, unit.backend, earlier)?;
+            if let Some(twice) = units.insert(unit.id, unit) {
+                let name = format!("{:?}", twice.id);
+                return Err(ConfigError::Duplicate { what: "unit", name });
+            }
+        }
+        let ids = units.keys().copied().collect();
+        let hosts = self
+            .hosts
+            .configure(&config.hosts, &config.groups, &config.maps, &ids)?;
+        (self.units, self.hosts) = (units, hosts);
+        let mut applied = Applied::default();
+        for (id, open) in &mut self.nexuses {
+            let owner = self.hosts.owner(&open.nexus.initiator);
+            let owner = owner.filter(|host| host.id == open.host);
+            if owner.is_none() {
+                applied.evicted.push(*id);
+            }
+            open.see(owner.map_or_else(Rc::default, |host| Rc::clone(&host.view)));
+        }
+        Ok(applied)
+    }
+
+    /// Names the target and its portals. If they changed, initiators are told to look at the
+    /// target port groups again.
+    pub fn portals(&mut self, target_name: &str, portals: Vec<Portal>) {
+        assert!(
+            target_name.len() <= 223,
+            "an iSCSI name has at most 223 bytes"
+        );
+        assert!(
+            portals.len() <= PORTALS_MAX,
+            "at most {PORTALS_MAX} portals"
+        );
+        if self.portals == portals && self.target_name == target_name {
+            return;
+        }
+        target_name.clone_into(&mut self.target_name);
+        self.portals = portals;
+        for open in self.nexuses.values_mut() {
+            open.raise_everywhere(Attention::AccessStateChanged);
+        }
+    }
+
+    /// The host an initiator belongs to, if it may come from `source`.
+    pub fn authorize(&self, initiator: &str, source: IpAddr) -> Result<HostId, Refused> {
+        self.hosts.authorize(initiator, source)
+    }
+
+    /// The secrets a host must prove at login.
+    pub fn chap(&self, host: HostId) -> Option<&ChapSecrets> {
+        self.hosts.host(host)?.chap.as_ref()
+    }
+
+    /// Opens a nexus, which then has POWER ON, RESET, OR BUS DEVICE RESET OCCURRED to report on
+    /// every unit. An opening of the same nexus that is still there is closed.
+    pub fn open(&mut self, nexus: Nexus, host: HostId) -> NexusId {
+        self.nexuses.retain(|_, open| open.nexus != nexus);
+        self.nexus_ids_used += 1;
+        let id = NexusId(self.nexus_ids_used);
+        let view = self
+            .hosts
+            .host(host)
+            .map_or_else(Rc::default, |host| Rc::clone(&host.view));
+        let mut open = OpenNexus {
+            nexus,
+            host,
+            view,
+            attentions: BTreeMap::new(),
+        };
+        open.raise_everywhere(Attention::PowerOn);
+        self.nexuses.insert(id, open);
+        id
+    }
+
+    /// Closes a nexus: no command of it is admitted any more (law T1).
+    pub fn close(&mut self, nexus: NexusId) {
+        self.nexuses.remove(&nexus);
+    }
+
+    /// The unit a nexus sees under a LUN.
+    pub fn unit_at(&self, nexus: NexusId, lun: [u8; 8]) -> Option<UnitId> {
+        let open = self.nexuses.get(&nexus)?;
+        Some(open.mapping(lun)?.unit)
+    }
+
+    /// Resets a unit or all of them. The answer says whose tasks on the scope die; the one who
+    /// asked is among them if it sees the scope. Never waits for a disk (law T1).
+    pub fn reset(&mut self, nexus: NexusId, scope: ResetScope) -> Vec<NexusId> {
+        let attention = match scope {
+            ResetScope::Unit(_) => Attention::UnitReset,
+            ResetScope::Target => Attention::PowerOn,
+        };
+        let units: Vec<UnitId> = match scope {
+            ResetScope::Unit(lun) => self.unit_at(nexus, lun).into_iter().collect(),
+            ResetScope::Target => self.units.keys().copied().collect(),
+        };
+        let mut hit = Vec::new();
+        for id in units {
+            let unit = self
+                .units
+                .get_mut(&id)
+                .expect("views map to units that exist");
+            unit.mode = ModeState::default();
+            for (nexus, open) in self.nexuses.iter_mut().filter(|(_, open)| open.sees(id)) {
+                open.raise(id, attention);
+                hit.push(*nexus);
+            }
+        }
+        hit.sort_unstable();
+        hit.dedup();
+        hit
+    }
+
+    /// Takes a command. `offered_bytes` is how much the initiator wants to send with it: the
+    /// expected data transfer length of a write, zero of any other.
+    pub fn start(
+        &mut self,
+        nexus: NexusId,
+        lun: [u8; 8],
+        cdb: [u8; CDB_BYTES],
+        offered_bytes: u32,
+    ) -> Start {
+        let Some(open) = self.nexuses.get(&nexus) else {
+            return Start::Drop;
+        };
+        let Some(Mapping { unit: id, access }) = open.mapping(lun) else {
+            return Start::Reply(self.without_unit(nexus, &cdb));
+        };
+        let unit = self.units.get(&id).expect("views map to units that exist");
+        let geometry = unit.backend.geometry();
+        if geometry.blocks != unit.announced_blocks {
+            self.announce_capacity(id, geometry.blocks);
+        }
+        match self.admit(nexus, id, access, &cdb, &geometry) {
+            Ok(command) => self
+                .dispatch(
+                    nexus,
+                    id,
+                    command,
+                    &Ask {
+                        geometry,
+                        access,
+                        offered_bytes,
+                    },
+                )
+                .unwrap_or_else(|sense| Start::Reply(self.check(id, sense))),
+            Err(sense) => Start::Reply(self.check(id, sense)),
+        }
+    }
+
+    /// CHECK CONDITION in the layout that the unit is set to.
+    pub(crate) fn check(&self, unit: UnitId, sense: Sense) -> Reply {
+        let format = self
+            .units
+            .get(&unit)
+            .map_or(SenseFormat::Fixed, Unit::sense_format);
+        Reply::check(sense.with_format(format))
+    }
+
+    /// Carries out a MODE SELECT and tells the other nexuses.
+    pub(crate) fn select_mode(
+        &mut self,
+        nexus: NexusId,
+        id: UnitId,
+        header: ModeHeader,
+        list: &[u8],
+    ) -> Result<(), Sense> {
+        let unit = self.units.get_mut(&id).ok_or(Sense::NO_UNIT)?;
+        let next = mode::select(header, list, &unit.mode, &unit.backend.geometry())?;
+        if next == unit.mode {
+            return Ok(());
+        }
+        unit.mode = next;
+        for (other, open) in &mut self.nexuses {
+            if *other != nexus {
+                open.raise(id, Attention::ModeChanged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers for a LUN under which this nexus sees nothing (SPC-4 §6.4.1, SAM-5 §4.7.3).
+    fn without_unit(&self, nexus: NexusId, cdb: &[u8; CDB_BYTES]) -> Reply {
+        let answer = Opcode::find(cdb, &NO_MEDIUM)
+            .ok_or(Sense::NO_UNIT)
+            .and_then(|opcode| (opcode.parse)(cdb))
+            .and_then(|command| match command {
+                Command::Inquiry {
+                    page,
+                    allocation_bytes,
+                } => Ok(Reply::truncated(identify::absent(page)?, allocation_bytes)),
+                Command::ReportLuns {
+                    select,
+                    allocation_bytes,
+                } => {
+                    let view = self.nexuses.get(&nexus).map(|open| Rc::clone(&open.view));
+                    let data = report::luns(select, &view.unwrap_or_default());
+                    Ok(Reply::truncated(data, allocation_bytes))
+                }
+                Command::RequestSense {
+                    format,
+                    allocation_bytes,
+                } => {
+                    let sense = Sense::NO_UNIT.with_format(format).to_bytes();
+                    Ok(Reply::truncated(sense.to_vec(), allocation_bytes))
+                }
+                Command::TestUnitReady
+                | Command::ReportOpcodes { .. }
+                | Command::ReportPortGroups { .. }
+                | Command::ModeSense(_)
+                | Command::ModeSelect { .. }
+                | Command::StartStop
+                | Command::Blocks(_) => Err(Sense::NO_UNIT),
+            });
+        answer.unwrap_or_else(Reply::check)
+    }
+
+    /// Everything that is checked before the meaning of a command: unit attentions (SAM-5 §5.14),
+    /// the operation code, NACA, write protection; then its fields.
+    fn admit(&mut self, cdb: &[u8; CDB_BYTES], ask: &Ask) -> Result<Command, Sense> {
+        let open = self
+            .nexuses
+            .get_mut(&ask.nexus)
+            .expect("the nexus was looked up before");
+        if !matches!(cdb[0], REQUEST_SENSE | INQUIRY | REPORT_LUNS)
+            && let Some(attention) = open.take_attention(ask.unit)
+        {
+            return Err(attention.sense());
+        }
+        let opcode = Opcode::find(cdb, &ask.geometry).ok_or(Sense::OPCODE)?;
+        if opcodes::asks_naca(cdb) {
+            return Err(Sense::CDB_FIELD);
+        }
+        if opcode.effect() == Effect::Changes && ask.is_read_only() {
+            return Err(Sense::WRITE_PROTECTED);
+        }
+        (opcode.parse)(cdb)
+    }
+
+    fn dispatch(&mut self, command: Command, ask: &Ask) -> Result<Start, Sense> {
+        let geometry = &ask.geometry;
+        let reply = match command {
+            Command::TestUnitReady | Command::StartStop => Reply::good(),
+            Command::RequestSense {
+                format,
+                allocation_bytes,
+            } => {
+                let open = self
+                    .nexuses
+                    .get_mut(&ask.nexus)
+                    .expect("the nexus was looked up before");
+                let attention = open.take_attention(ask.unit);
+                let sense = attention
+                    .map_or(Sense::NONE, Attention::sense)
+                    .with_format(format);
+                Reply::truncated(sense.to_bytes().to_vec(), allocation_bytes)
+            }
+            Command::Inquiry {
+                page,
+                allocation_bytes,
+            } => Reply::truncated(self.inquiry(page, ask)?, allocation_bytes),
+            Command::ReportLuns {
+                select,
+                allocation_bytes,
+            } => {
+                let open = self
+                    .nexuses
+                    .get_mut(&ask.nexus)
+                    .expect("the nexus was looked up before");
+                open.clear_everywhere(Attention::LunsChanged);
+                Reply::truncated(report::luns(select, &open.view), allocation_bytes)
+            }
+            Command::ReportOpcodes {
+                query,
+                timeouts,
+                allocation_bytes,
+            } => opcodes::report(query, timeouts, allocation_bytes, geometry)?,
+            Command::ReportPortGroups {
+                header,
+                allocation_bytes,
+            } => Reply::truncated(report::port_groups(header, &self.portals), allocation_bytes),
+            Command::ModeSense(sense) => {
+                let protection = if ask.is_read_only() {
+                    Protection::WriteProtected
+                } else {
+                    Protection::None
+                };
+                let data = mode::sense(&sense, &self.units[&ask.unit].mode, geometry, protection)?;
+                Reply::truncated(data, sense.allocation_bytes)
+            }
+            Command::ModeSelect { header, list_bytes } => {
+                return Ok(self.execute(ask, Task::ModeSelect(header), list_bytes));
+            }
+            Command::Blocks(command) => return self.start_blocks(command, ask),
+        };
+        Ok(Start::Reply(reply))
+    }
+
+    /// Commands on blocks, and those whose answer depends on replicated state.
+    fn start_blocks(&self, command: BlockCommand, ask: &Ask) -> Result<Start, Sense> {
+        let least = self.units[&ask.unit].mode.least_fua();
+        let work = match blocks_work(command, &ask.geometry, least) {
+            Ok(work) => work,
+            // Where the medium ends is replicated state, so saying it waits too (law R5).
+            Err(Sense::LBA_RANGE) => Work::Confirm(self.check(ask.unit, Sense::LBA_RANGE)),
+            Err(sense) => return Err(sense),
+        };
+        let data_out_bytes = work.data_out_bytes(&ask.geometry);
+        // It has no length field of its own: what is offered must be the one block.
+        if matches!(work, Work::WriteSame { .. }) && ask.offered_bytes as usize != data_out_bytes {
+            return Err(Sense::CDB_FIELD);
+        }
+        Ok(self.execute(ask, Task::Blocks(work), data_out_bytes))
+    }
+
+    fn execute(&self, ask: &Ask, task: Task, data_out_bytes: usize) -> Start {
+        let backend = Rc::clone(&self.units[&ask.unit].backend);
+        let geometry = ask.geometry;
+        Start::Run(Execution {
+            nexus,
+            unit,
+            backend,
+            geometry,
+            data_out_bytes,
+            task,
+        })
+    }
+
+    fn inquiry(&self, page: Option<u8>, ask: &Ask) -> Result<Vec<u8>, Sense> {
+        let Some(page) = page else {
+            return Ok(identify::standard());
+        };
+        let tag = self.nexuses[&ask.nexus].nexus.portal_tag;
+        let place = Place {
+            target_name: &self.target_name,
+            portals: &self.portals,
+            tag,
+        };
+        identify::vital(page, &self.units[&ask.unit], &ask.geometry, &place)
+    }
+
+    fn announce_capacity(&mut self, id: UnitId, blocks: u64) {
+        let unit = self
+            .units
+            .get_mut(&id)
+            .expect("the unit was looked up before");
+        unit.announced_blocks = blocks;
+        for open in self.nexuses.values_mut() {
+            open.raise(id, Attention::CapacityChanged);
+        }
+    }
+}
+
+impl OpenNexus {
+    /// LUNs come as peripheral or flat addresses (SAM-5 §4.7.7); both name the same units.
+    fn mapping(&self, lun: [u8; 8]) -> Option<Mapping> {
+        match lun {
+            [0x00 | 0x40, number, 0, 0, 0, 0, 0, 0] => self.view.get(&number).copied(),
+            _ => None,
+        }
+    }
+
+    fn sees(&self, unit: UnitId) -> bool {
+        self.view.values().any(|mapping| mapping.unit == unit)
+    }
+
+    /// Takes a new view; if it differs, the initiator is told wherever it still looks.
+    fn see(&mut self, view: Rc<View>) {
+        if self.view == view {
+            return;
+        }
+        self.view = view;
+        let view = Rc::clone(&self.view);
+        self.attentions
+            .retain(|unit, _| view.values().any(|mapping| mapping.unit == *unit));
+        self.raise_everywhere(Attention::LunsChanged);
+    }
+
+    fn raise(&mut self, unit: UnitId, attention: Attention) {
+        if self.sees(unit) {
+            self.attentions.entry(unit).or_default().raise(attention);
+        }
+    }
+
+    fn raise_everywhere(&mut self, attention: Attention) {
+        for mapping in self.view.values() {
+            self.attentions
+                .entry(mapping.unit)
+                .or_default()
+                .raise(attention);
+        }
+    }
+
+    fn clear_everywhere(&mut self, attention: Attention) {
+        for attentions in self.attentions.values_mut() {
+            attentions.clear(attention);
+        }
+    }
+
+    fn take_attention(&mut self, unit: UnitId) -> Option<Attention> {
+        self.attentions.get_mut(&unit)?.take()
+    }
+}
+
+/// What a command asks with.
+struct Ask {
+    nexus: NexusId,
+    unit: UnitId,
+    geometry: Geometry,
+    access: Access,
+    offered_bytes: u32,
+}
+
+impl Ask {
+    fn is_read_only(&self) -> bool {
+        self.access == Access::ReadOnly || self.geometry.read_only
+    }
+}
+
+/// The work of a command on blocks, its extent checked.
+fn blocks_work(command: BlockCommand, geometry: &Geometry, least: Fua) -> Result<Work, Sense> {
+    let stable = |fua| if least == Fua::Yes { Fua::Yes } else { fua };
+    let span = |extent| Span::of(extent, geometry);
+    let transfer = |extent| span(extent)?.at_most(TRANSFER_MAX_BYTES);
+    Ok(match command {
+        BlockCommand::ReadCapacity10 => {
+            Work::Confirm(Reply::data(report::capacity_10(geometry).into()))
+        }
+        BlockCommand::ReadCapacity16 { allocation_bytes } => Work::Confirm(Reply::truncated(
+            report::capacity_16(geometry),
+            allocation_bytes,
+        )),
+        BlockCommand::Read { extent } => Work::Read(transfer(extent)?),
+        BlockCommand::Write { extent, fua } => Work::Write {
+            span: transfer(extent)?,
+            fua: stable(fua),
+        },
+        BlockCommand::WriteAndVerify { extent, check } => Work::WriteAndVerify {
+            span: transfer(extent)?,
+            check,
+        },
+        BlockCommand::Verify {
+            extent,
+            check: Check::Data,
+        } => Work::Verify {
+            span: transfer(extent)?,
+            check: Check::Data,
+        },
+        BlockCommand::Verify { extent, check } => Work::Verify {
+            span: span(extent)?,
+            check,
+        },
+        BlockCommand::CompareAndWrite { extent, fua } => {
+            if extent.blocks > u64::from(COMPARE_AND_WRITE_MAX_BLOCKS) {
+                return Err(Sense::CDB_FIELD);
+            }
+            Work::CompareAndWrite {
+                span: span(extent)?,
+                fua: stable(fua),
+            }
+        }
+        BlockCommand::WriteSame {
+            extent,
+            unmap,
+            source,
+        } => {
+            if unmap == MayUnmap::Yes && !geometry.thin {
+                return Err(Sense::CDB_FIELD);
+            }
+            let fua = stable(Fua::No);
+            Work::WriteSame {
+                span: open_ended(extent, geometry)?,
+                unmap,
+                source,
+                fua,
+            }
+        }
+        BlockCommand::Unmap { list_bytes } => Work::Unmap { list_bytes },
+        BlockCommand::Synchronize { extent } => {
+            open_ended(extent, geometry)?;
+            Work::Synchronize
+        }
+        // Nothing is cached here that a read would not find anyway.
+        BlockCommand::Prefetch { extent } => {
+            open_ended(extent, geometry)?;
+            Work::Confirm(Reply::good())
+        }
+    })
+}
+
+/// A span in which a count of zero means to the end of the medium.
+fn open_ended(extent: Extent, geometry: &Geometry) -> Result<Span, Sense> {
+    match extent {
+        Extent { lba, blocks: 0 } => Span::to_end(lba, geometry),
+        extent => Span::of(extent, geometry),
+    }
+}
+
+const REQUEST_SENSE: u8 = 0x03;
+const INQUIRY: u8 = 0x12;
+const REPORT_LUNS: u8 = 0xa0;
+
+/// Portals of one target.
+const PORTALS_MAX: usize = 64;
+
+/// What a LUN without a unit has.
+const NO_MEDIUM: Geometry = Geometry {
+    blocks: 0,
+    block_bytes: 512,
+    physical_block_exponent: 0,
+    thin: false,
+    write_cache: false,
+    read_only: true,
+};

@@ -1,0 +1,103 @@
+//! A command under way, from its data to its reply.
+
+use std::fmt;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::array::{Array, NexusId};
+use super::block::{Next, Work};
+use super::parse::ModeHeader;
+use super::sense::{self, Sense};
+use super::{Reply, Step};
+use crate::backend::{Backend, BackendError, Done, Geometry};
+use crate::hosts::UnitId;
+
+/// A command that needs data from the initiator, the backend, or both.
+pub struct Execution {
+    pub(crate) nexus: NexusId,
+    pub(crate) unit: UnitId,
+    pub(crate) backend: Rc<dyn Backend>,
+    pub(crate) geometry: Geometry,
+    pub(crate) data_out_bytes: usize,
+    pub(crate) task: Task,
+}
+
+/// What an execution does.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Blocks(Work),
+    ModeSelect(ModeHeader),
+}
+
+impl Execution {
+    /// How much the command wants from the initiator. It may send less (or offer more): hand over
+    /// what came.
+    pub fn data_out_len(&self) -> usize {
+        self.data_out_bytes
+    }
+
+    /// A buffer for the data, as the disk wants it.
+    pub fn buffer(&self) -> BytesMut {
+        self.backend.buffer(self.data_out_bytes)
+    }
+
+    /// The nexus of the command.
+    pub fn nexus(&self) -> NexusId {
+        self.nexus
+    }
+
+    /// The unit of the command, for the scope of task management.
+    pub fn unit(&self) -> UnitId {
+        self.unit
+    }
+
+    /// Starts, with all the data that will come. Called once.
+    pub fn run(&mut self, array: &mut Array, mut data_out: Bytes) -> Step {
+        data_out.truncate(self.data_out_bytes);
+        let next = match &mut self.task {
+            Task::Blocks(work) => work.begin(data_out, &self.geometry),
+            Task::ModeSelect(header) => array
+                .select_mode(self.nexus, self.unit, *header, &data_out)
+                .map(|()| Next::Answer(Reply::good())),
+        };
+        self.step(array, next)
+    }
+
+    /// Goes on with the outcome of what the last [`Step::Io`] asked for.
+    pub fn done(&mut self, array: &mut Array, outcome: Result<Done, BackendError>) -> Step {
+        let Task::Blocks(work) = &mut self.task else {
+            unreachable!("only work on blocks asks the backend")
+        };
+        let next = match outcome {
+            Ok(done) => work.advance(done),
+            Err(error) => match sense::of_backend_error(error, work.doing()) {
+                Some(sense) => Err(sense),
+                None => return Step::Drop,
+            },
+        };
+        self.step(array, next)
+    }
+
+    fn step(&self, array: &Array, next: Result<Next, Sense>) -> Step {
+        match next {
+            Ok(Next::Ask(request)) => Step::Io {
+                backend: Rc::clone(&self.backend),
+                request,
+            },
+            Ok(Next::Answer(reply)) => Step::Done(reply),
+            Err(sense) => Step::Done(array.check(self.unit, sense)),
+        }
+    }
+}
+
+impl fmt::Debug for Execution {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Execution")
+            .field("nexus", &self.nexus)
+            .field("unit", &self.unit)
+            .field("task", &self.task)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,327 @@
+//! Mode pages: what initiators can read and the two bits they can set (SPC-4 §7.5, SBC-3 §6.5).
+
+use super::parse::{BlockDescriptor, ModeHeader, ModeSense, PageControl};
+use super::sense::{Sense, SenseFormat};
+use crate::backend::{Fua, Geometry};
+
+/// What can be set on a unit. Nothing of it outlives a reset or a move to the other box; the unit
+/// attention that both raise tells initiators to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ModeState {
+    sense_format: SenseFormat,
+    cache: Cache,
+}
+
+/// WCE of the caching page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cache {
+    On,
+    Off,
+}
+
+impl Default for ModeState {
+    fn default() -> Self {
+        Self {
+            sense_format: SenseFormat::Fixed,
+            cache: Cache::On,
+        }
+    }
+}
+
+impl ModeState {
+    pub(crate) fn sense_format(&self) -> SenseFormat {
+        self.sense_format
+    }
+
+    /// What every write is at least: with the cache off, all of them are stable.
+    pub(crate) fn least_fua(&self) -> Fua {
+        match self.cache {
+            Cache::On => Fua::No,
+            Cache::Off => Fua::Yes,
+        }
+    }
+}
+
+/// Whether the unit may be written to through this nexus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protection {
+    None,
+    WriteProtected,
+}
+
+/// Answers MODE SENSE.
+pub(crate) fn sense(
+    command: &ModeSense,
+    state: &ModeState,
+    geometry: &Geometry,
+    protection: Protection,
+) -> Result<Vec<u8>, Sense> {
+    let mut pages = Vec::new();
+    for page in PAGES.iter().filter(|page| page.selected(command)) {
+        pages.extend(page.bytes(command.control, state, geometry));
+    }
+    if pages.is_empty() {
+        return Err(Sense::CDB_FIELD);
+    }
+    let descriptor = block_descriptor(command.descriptor, geometry);
+    let mut specific = DPOFUA;
+    if protection == Protection::WriteProtected {
+        specific |= WP;
+    }
+    let descriptor_len = u8::try_from(descriptor.len()).expect("at most 16 bytes");
+    let body_len = descriptor.len() + pages.len();
+    let mut data = match command.header {
+        ModeHeader::Six => {
+            let len = u8::try_from(3 + body_len).expect("all pages together are short");
+            vec![len, 0, specific, descriptor_len]
+        }
+        ModeHeader::Ten => {
+            let len = u16::try_from(6 + body_len).expect("all pages together are short");
+            let [high, low] = len.to_be_bytes();
+            let long = u8::from(command.descriptor == BlockDescriptor::Long);
+            vec![high, low, 0, specific, long, 0, 0, descriptor_len]
+        }
+    };
+    data.extend(descriptor);
+    data.extend(pages);
+    Ok(data)
+}
+
+/// Reads the parameter list of a MODE SELECT: the state it asks for.
+pub(crate) fn select(
+    header: ModeHeader,
+    list: &[u8],
+    state: &ModeState,
+    geometry: &Geometry,
+) -> Result<ModeState, Sense> {
+    if list.is_empty() {
+        return Ok(*state);
+    }
+    let (descriptor, kind, mut rest) = split_header(header, list)?;
+    if !descriptor.is_empty() && !same_medium(descriptor, &block_descriptor(kind, geometry)) {
+        return Err(Sense::LIST_FIELD);
+    }
+    let mut next = *state;
+    while let Some((&first, _)) = rest.split_first() {
+        let subpage_format = first & 0x40 != 0;
+        let (subpage, header_len, len) = match (subpage_format, rest) {
+            (false, [_, len, ..]) => (0, 2, usize::from(*len)),
+            (true, [_, subpage, high, low, ..]) => {
+                (*subpage, 4, usize::from(u16::from_be_bytes([*high, *low])))
+            }
+            _ => return Err(Sense::LIST_LENGTH),
+        };
+        let (bytes, after) = rest
+            .split_at_checked(header_len + len)
+            .ok_or(Sense::LIST_LENGTH)?;
+        let page = PAGES
+            .iter()
+            .find(|page| (page.code, page.subpage) == (first & 0x3f, subpage))
+            .ok_or(Sense::LIST_FIELD)?;
+        page.set(bytes, &mut next, geometry)?;
+        rest = after;
+    }
+    Ok(next)
+}
+
+/// Splits a list into its block descriptor, the kind of that, and the pages.
+fn split_header(header: ModeHeader, list: &[u8]) -> Result<(&[u8], BlockDescriptor, &[u8]), Sense> {
+    let (header_len, descriptor_len, long) = match (header, list) {
+        (ModeHeader::Six, [_, _, _, len, ..]) => (4, usize::from(*len), 0),
+        (ModeHeader::Ten, [_, _, _, _, long, _, high, low, ..]) => (
+            8,
+            usize::from(u16::from_be_bytes([*high, *low])),
+            long & 0x01,
+        ),
+        _ => return Err(Sense::LIST_LENGTH),
+    };
+    let kind = match (descriptor_len, long) {
+        (0, _) => BlockDescriptor::None,
+        (8, 0) => BlockDescriptor::Short,
+        (16, 1) => BlockDescriptor::Long,
+        _ => return Err(Sense::LIST_FIELD),
+    };
+    let (descriptor, pages) = list[header_len..]
+        .split_at_checked(descriptor_len)
+        .ok_or(Sense::LIST_LENGTH)?;
+    Ok((descriptor, kind, pages))
+}
+
+/// Whether a block descriptor asks for the medium as it is; a count of zero asks for no change.
+fn same_medium(asked: &[u8], ours: &[u8]) -> bool {
+    let count = if ours.len() == 16 { 0..8 } else { 0..4 };
+    let unchanged = asked[count.clone()].iter().all(|byte| *byte == 0);
+    (unchanged || asked[count.clone()] == ours[count.clone()])
+        && asked[count.end..] == ours[count.end..]
+}
+
+/// SBC-3 §6.5.2.
+fn block_descriptor(kind: BlockDescriptor, geometry: &Geometry) -> Vec<u8> {
+    match kind {
+        BlockDescriptor::None => Vec::new(),
+        BlockDescriptor::Short => {
+            let blocks = u32::try_from(geometry.blocks).unwrap_or(u32::MAX);
+            // The length has three bytes; the fourth before it is reserved and zero.
+            [blocks.to_be_bytes(), geometry.block_bytes.to_be_bytes()].concat()
+        }
+        BlockDescriptor::Long => {
+            let mut data = geometry.blocks.to_be_bytes().to_vec();
+            data.extend([0; 4]);
+            data.extend(geometry.block_bytes.to_be_bytes());
+            data
+        }
+    }
+}
+
+/// One mode page: how it looks before anything is set, and which bits can be set.
+struct Page {
+    code: u8,
+    subpage: u8,
+    body: &'static [u8],
+    setting: Setting,
+}
+
+/// The bit of a page that can be set; it lies in the first byte of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    None,
+    WriteCache,
+    DescriptorSense,
+}
+
+impl Page {
+    fn selected(&self, command: &ModeSense) -> bool {
+        let page = command.page == ALL_PAGES || command.page == self.code;
+        page && (command.subpage == ALL_SUBPAGES || command.subpage == self.subpage)
+    }
+
+    fn bytes(&self, control: PageControl, state: &ModeState, geometry: &Geometry) -> Vec<u8> {
+        let mut data = if self.subpage == 0 {
+            vec![
+                self.code,
+                u8::try_from(self.body.len()).expect("a page is short"),
+            ]
+        } else {
+            let len = u16::try_from(self.body.len())
+                .expect("a page is short")
+                .to_be_bytes();
+            vec![self.code | SPF, self.subpage, len[0], len[1]]
+        };
+        let body = data.len();
+        if control == PageControl::Changeable {
+            data.resize(body + self.body.len(), 0);
+            data[body] = self.mask(geometry);
+        } else {
+            data.extend(self.body);
+            let state = if control == PageControl::Current {
+                *state
+            } else {
+                ModeState::default()
+            };
+            if self.is_set(&state) {
+                data[body] |= self.mask(geometry);
+            }
+        }
+        data
+    }
+
+    /// Takes what a MODE SELECT says of this page; it may differ in what can be set only.
+    fn set(&self, asked: &[u8], state: &mut ModeState, geometry: &Geometry) -> Result<(), Sense> {
+        let mut same = self.bytes(PageControl::Current, state, geometry);
+        if same.len() != asked.len() {
+            return Err(Sense::LIST_LENGTH);
+        }
+        let body = same.len() - self.body.len();
+        let mask = self.mask(geometry);
+        same[body] = same[body] & !mask | asked[body] & mask;
+        // PS is reserved here.
+        if same[0] != asked[0] & 0x7f || same[1..] != asked[1..] {
+            return Err(Sense::LIST_FIELD);
+        }
+        let on = asked[body] & mask != 0;
+        match self.setting {
+            Setting::WriteCache if mask != 0 => {
+                state.cache = if on { Cache::On } else { Cache::Off };
+            }
+            Setting::DescriptorSense => {
+                state.sense_format = if on {
+                    SenseFormat::Descriptor
+                } else {
+                    SenseFormat::Fixed
+                };
+            }
+            Setting::WriteCache | Setting::None => {}
+        }
+        Ok(())
+    }
+
+    fn is_set(&self, state: &ModeState) -> bool {
+        match self.setting {
+            Setting::None => false,
+            Setting::WriteCache => state.cache == Cache::On,
+            Setting::DescriptorSense => state.sense_format == SenseFormat::Descriptor,
+        }
+    }
+
+    fn mask(&self, geometry: &Geometry) -> u8 {
+        match self.setting {
+            Setting::WriteCache if geometry.write_cache => WCE,
+            Setting::DescriptorSense => D_SENSE,
+            Setting::WriteCache | Setting::None => 0,
+        }
+    }
+}
+
+const ALL_PAGES: u8 = 0x3f;
+const ALL_SUBPAGES: u8 = 0xff;
+const SPF: u8 = 0x40;
+const WP: u8 = 0x80;
+const DPOFUA: u8 = 0x10;
+const WCE: u8 = 0x04;
+const D_SENSE: u8 = 0x04;
+
+/// All pages, in ascending order.
+const PAGES: &[Page] = &[
+    // Read-write error recovery: AWRE and ARRE.
+    Page {
+        code: 0x01,
+        subpage: 0,
+        body: &[0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        setting: Setting::None,
+    },
+    // Caching: nothing but WCE.
+    Page {
+        code: 0x08,
+        subpage: 0,
+        body: &[0; 18],
+        setting: Setting::WriteCache,
+    },
+    // Control: TST 001b, so that one nexus never clears another's tasks; unrestricted reordering;
+    // unlimited busy time-out.
+    Page {
+        code: 0x0a,
+        subpage: 0,
+        body: &[0x20, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
+        setting: Setting::DescriptorSense,
+    },
+    // Control extension: IALUAE.
+    Page {
+        code: 0x0a,
+        subpage: 1,
+        body: &EXTENSION,
+        setting: Setting::None,
+    },
+    // Informational exceptions control: none are reported.
+    Page {
+        code: 0x1c,
+        subpage: 0,
+        body: &[0; 10],
+        setting: Setting::None,
+    },
+];
+
+const EXTENSION: [u8; 28] = {
+    let mut body = [0; 28];
+    body[0] = 0x01;
+    body
+};
