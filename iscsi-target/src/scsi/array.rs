@@ -254,21 +254,16 @@ impl Array {
         if geometry.blocks != unit.announced_blocks {
             self.announce_capacity(id, geometry.blocks);
         }
-        match self.admit(nexus, id, access, &cdb, &geometry) {
-            Ok(command) => self
-                .dispatch(
-                    nexus,
-                    id,
-                    command,
-                    &Ask {
-                        geometry,
-                        access,
-                        offered_bytes,
-                    },
-                )
-                .unwrap_or_else(|sense| Start::Reply(self.check(id, sense))),
-            Err(sense) => Start::Reply(self.check(id, sense)),
-        }
+        let ask = Ask {
+            nexus,
+            unit: id,
+            geometry,
+            access,
+            offered_bytes,
+        };
+        self.admit(&cdb, &ask)
+            .and_then(|command| self.dispatch(command, &ask))
+            .unwrap_or_else(|sense| Start::Reply(self.check(id, sense)))
     }
 
     /// CHECK CONDITION in the layout that the unit is set to.
@@ -438,7 +433,12 @@ impl Array {
 
     fn execute(&self, ask: &Ask, task: Task, data_out_bytes: usize) -> Start {
         let backend = Rc::clone(&self.units[&ask.unit].backend);
-        let geometry = ask.geometry;
+        let Ask {
+            nexus,
+            unit,
+            geometry,
+            ..
+        } = *ask;
         Start::Run(Execution {
             nexus,
             unit,
