@@ -1,0 +1,205 @@
+//! What the engine tells the outside: events for authority and operators, and its status.
+
+use crate::types::{DiskInstance, Epoch, Incarnation, NodeId, VolumeNumber, VolumeSpec};
+
+/// Something the caller's other parts may want to act upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The state of this box's copy; sent after start and at each change.
+    Data(DataState),
+    /// The peer is verified and the data session carries frames (primary side).
+    PeerUp {
+        /// The peer's process.
+        incarnation: Incarnation,
+        /// The peer's copy.
+        disk: DiskInstance,
+    },
+    /// The data session is gone (primary side). With the peer in the in-sync set or in doubt the
+    /// engine is frozen until the next `Authority` (law R1).
+    PeerLost {
+        /// What was seen.
+        why: PeerLoss,
+    },
+    /// Every epoch up to this one is refused for ever, and no older disk operation is in flight
+    /// (laws R2, R3).
+    Sealed {
+        /// The seal.
+        epoch: Epoch,
+    },
+    /// After `Authority::Primary` of a new epoch: the epoch and the dirty map are durable, the
+    /// disk is flushed, commands are admitted.
+    Serving {
+        /// The epoch served.
+        epoch: Epoch,
+    },
+    /// Steps (1) to (3) of law R6 are done: commit {me, peer}. From here on the engine waits for
+    /// the peer until an `Authority` says otherwise: a `PeerLost` that follows must be answered by
+    /// an `Authority`, the same again if nothing was proposed.
+    Readmit {
+        /// The epoch under which the steps were done.
+        epoch: Epoch,
+        /// The copy that is equal.
+        peer_disk: DiskInstance,
+    },
+    /// Stopped, drained, flushed on both, intents cleared (law R7).
+    Drained {
+        /// The epoch handed over.
+        epoch: Epoch,
+    },
+    /// Power was lost with unflushed writes in flight; the first flush of each initiator must
+    /// fail once (law D5). Sent before `Serving`.
+    CacheLost {
+        /// The volume.
+        volume: VolumeNumber,
+    },
+    /// A copy to the peer begins.
+    ResyncStarted {
+        /// Bytes to copy.
+        total_bytes: u64,
+        /// In words.
+        reason: &'static str,
+    },
+    /// About once a second while a copy runs.
+    ResyncProgress {
+        /// Bytes still to copy.
+        left_bytes: u64,
+        /// Bytes to copy at the start.
+        total_bytes: u64,
+    },
+    /// Nothing is left to copy.
+    ResyncDone,
+    /// The peer has made the epoch of its readmission durable.
+    InSync {
+        /// That epoch.
+        epoch: Epoch,
+    },
+    /// A volume is attached and usable here.
+    VolumeReady {
+        /// The volume.
+        spec: VolumeSpec,
+    },
+    /// A volume was deleted here.
+    VolumeGone {
+        /// The volume.
+        number: VolumeNumber,
+    },
+    /// Something an operator must know, in one sentence.
+    Alarm(String),
+}
+
+/// What promotion depends on (law R2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataState {
+    /// Whether every volume of the group's own table is attached with valid metadata.
+    pub attached: Attached,
+    /// The identity of this copy, if it has one.
+    pub disk: Option<DiskInstance>,
+    /// The last epoch in which this copy was in sync or primary.
+    pub data_epoch: Epoch,
+    /// Frames of epochs up to this one are refused.
+    pub sealed: Epoch,
+    /// Power was lost with hot intents (law D5).
+    pub cache_lost: bool,
+}
+
+/// Whether the copy is complete here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// Every volume.
+    Yes,
+    /// Not, and why.
+    No(String),
+}
+
+/// Why the data session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerLoss {
+    /// No frame for `peer_loss_ms`, or no session in that time after a handover.
+    Silent,
+    /// The connection was closed, or what it carried was not to be understood.
+    Closed,
+    /// The peer restarted.
+    OtherIncarnation,
+    /// The peer refuses our epoch (law R3).
+    Sealed,
+    /// The peer's disk failed.
+    DiskFailed,
+    /// The peer counted as in sync but its copy is not equal to ours.
+    Differs,
+}
+
+/// What the engine is doing, for `status` and the simulator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This box.
+    pub me: NodeId,
+    /// What it may do.
+    pub role: Role,
+    /// The epoch of the last authority.
+    pub epoch: Epoch,
+    /// The durable state of this copy.
+    pub data: DataState,
+    /// The data session.
+    pub link: Link,
+    /// Every acknowledgement waits for the peer.
+    pub acks_wait_for_peer: bool,
+    /// Bytes marked dirty over all volumes.
+    pub dirty_bytes: u64,
+    /// Commands admitted or queued and not yet completed.
+    pub commands: usize,
+    /// Disk operations in flight.
+    pub disk_operations: usize,
+    /// The volumes of the group's table here.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// One volume in [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeStatus {
+    /// What it is.
+    pub spec: VolumeSpec,
+    /// Attached and usable.
+    pub attached: bool,
+    /// Bytes marked dirty.
+    pub dirty_bytes: u64,
+    /// Regions whose intent is durable.
+    pub hot_regions: usize,
+}
+
+/// What this box may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reading or writing its first metadata.
+    Attaching,
+    /// No metadata here.
+    Blank,
+    /// Not primary.
+    Secondary,
+    /// Primary of a new epoch that is not durable yet.
+    Activating,
+    /// Primary.
+    Serving,
+    /// Primary without the peer it needs (law R1).
+    Frozen,
+    /// Stopped for a handover (law R7).
+    Draining,
+    /// The local disk failed: nothing is answered as good any more.
+    Failed,
+}
+
+/// State of the data session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// None.
+    Down,
+    /// Connecting or comparing.
+    Handshake,
+    /// Source of a resync.
+    Source,
+    /// Primary, with the peer in sync.
+    Mirroring,
+    /// Receiving, not (yet) in sync.
+    Target,
+    /// Receiving, in sync.
+    Following,
+}
