@@ -1,1 +1,27 @@
-//! ha
+//! Authority and liveness of a two-box pair with a witness.
+//!
+//! This crate decides *who may acknowledge*. One replicated register holds the group's
+//! [`Config`]: epoch, primary, in-sync set and voters. It is changed by consensus among three
+//! voters (the two boxes and the witness), so one box that cannot reach another voter changes
+//! nothing, and a box that the register does not name in sync never becomes primary by itself.
+//!
+//! * [`types`]: identities, epochs, ballots, timing, the config and the durable record.
+//! * [`node`]: a box; [`witness`]: the third voter, for many groups at once.
+//!
+//! Both are sans-IO: feed one input to `handle`, drain `poll_output` to `None`, ask
+//! `poll_timeout` when to call again. Durability is explicit: what follows an
+//! [`Output::Persist`](node::Output::Persist) leaves only after its `Persisted` came back.
+
+pub mod node;
+pub mod record;
+pub mod resource;
+pub mod types;
+pub mod witness;
+
+pub use node::{
+    Authority, Event, Input, Lease, LinkStatus, Node, OperatorCommand, Output, Params, Role, Status,
+};
+pub use record::{ConfigError, GroupRecord, Record, blank, genesis};
+pub use resource::Resource;
+pub use types::*;
+pub use witness::{PeerAddr, Witness, WitnessParams};
