@@ -148,7 +148,7 @@ impl VolatileDisk {
         self.caches
             .entry(volume)
             .or_default()
-            .put(at, segment.clone());
+            .put(offset_bytes, segment.clone());
         let early = self.roll_early();
         let answers = match fua {
             Fua::Yes => Some(op),
@@ -160,7 +160,7 @@ impl VolatileDisk {
         if early || fua == Fua::Yes {
             self.waiting.push_back(Descent {
                 volume,
-                offset_bytes: at,
+                offset_bytes,
                 segment,
                 answers,
             });
