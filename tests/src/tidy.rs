@@ -53,11 +53,12 @@ fn read_folder(folder: &Path, prefix: &str, files: &mut Vec<File>) -> io::Result
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = format!("{prefix}{name}");
+        if name == "target" || name == ".git" || name.ends_with(".img") {
+            continue;
+        }
         if entry.file_type()?.is_dir() {
-            if name != "target" && name != ".git" {
-                read_folder(&entry.path(), &format!("{path}/"), files)?;
-            }
-        } else if !name.ends_with(".img") {
+            read_folder(&entry.path(), &format!("{path}/"), files)?;
+        } else {
             let text = String::from_utf8_lossy(&fs::read(entry.path())?).into_owned();
             files.push(File { path, text });
         }

@@ -84,7 +84,8 @@ enum Begin {
 }
 
 /// Runs a command under `timeout`, which puts it into a process group of its own and ends all of
-/// it: a hung test must not keep a port that the next stage needs.
+/// it: a hung test must not keep a port that the next stage needs. That group does not get the
+/// terminal's Ctrl-C, so `setpriv` has the kernel pass on the end of this process.
 fn run_step(step: &Step, plan: &Plan, log: &Path, begin: Begin) -> anyhow::Result<(End, String)> {
     let named = || format!("cannot write {}", log.display());
     fs::create_dir_all(log.parent().unwrap_or(log)).with_context(named)?;
@@ -97,9 +98,9 @@ fn run_step(step: &Step, plan: &Plan, log: &Path, begin: Begin) -> anyhow::Resul
     let start = usize::try_from(file.metadata().with_context(named)?.len())?;
     let output = File::options().append(true).open(log).with_context(named)?;
 
-    let mut command = Command::new("timeout");
+    let mut command = Command::new("setpriv");
     command
-        .arg("--kill-after=10")
+        .args(["--pdeathsig", "TERM", "timeout", "--kill-after=10"])
         .arg(step.limit_s.to_string())
         .args(&step.command)
         .current_dir(&plan.repository)
@@ -114,7 +115,7 @@ fn run_step(step: &Step, plan: &Plan, log: &Path, begin: Begin) -> anyhow::Resul
     }
     let status = command
         .status()
-        .context("cannot run timeout (package coreutils)")?;
+        .context("cannot run setpriv (package util-linux)")?;
     let bytes = fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
     let text = String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned();
     Ok((end(status), text))
