@@ -64,3 +64,43 @@ pub fn layout(size_bytes: u64) -> Layout {
         pages: u32::try_from(pages).expect("bounded by VOLUME_MAX_BYTES"),
     }
 }
+
+/// Whether a volume can have this size: whole units, at least one, at most the largest.
+#[must_use]
+pub const fn is_size(size_bytes: u64) -> bool {
+    size_bytes >= UNIT_BYTES
+        && size_bytes <= VOLUME_MAX_BYTES
+        && size_bytes.is_multiple_of(UNIT_BYTES)
+}
+
+/// The checksum of a record whose checksum field at `at` counts as zero.
+fn checksum(bytes: &[u8], at: usize) -> u32 {
+    let crc = crc32c::crc32c(&bytes[..at]);
+    let crc = crc32c::crc32c_append(crc, &[0; 4]);
+    crc32c::crc32c_append(crc, &bytes[at + 4..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_volume_has_one_mebibyte_of_metadata() {
+        let layout = layout(SYSTEM_BYTES);
+        assert_eq!(layout.data_offset, 1 << 20);
+        assert_eq!(layout.backing_bytes, 17 << 20);
+        assert_eq!((layout.blocks, layout.pages), (256, 1));
+    }
+
+    #[test]
+    fn the_map_of_a_large_volume_fits_before_its_data() {
+        for size_bytes in [4096, 1 << 30, 1 << 40, 10 << 40, VOLUME_MAX_BYTES] {
+            let layout = layout(size_bytes);
+            let map_end = HEAD_BYTES + u64::from(layout.pages) * 2 * UNIT_BYTES;
+            assert!(map_end <= layout.data_offset);
+            assert!(layout.data_offset < map_end + ALIGN_BYTES);
+            assert!(u64::from(layout.blocks) * BLOCK_BYTES >= size_bytes);
+            assert!(u64::from(layout.pages) * dirty::PAGE_BITS >= u64::from(layout.blocks));
+        }
+    }
+}
