@@ -191,7 +191,8 @@ impl Link {
             .is_some_and(|open| !open.heard.get())
     }
 
-    /// Queues a frame: header, payload, trailer. False if the session is not open or its queue is beyond all bounds.
+    /// Queues a frame: header, payload, trailer. False if the session is not open or its queue is
+    /// beyond all bounds.
     pub(super) fn queue(
         &mut self,
         session: SessionId,
@@ -421,4 +422,137 @@ pub(super) async fn dial(peer: SocketAddr, from: Option<SocketAddr>) -> io::Resu
         socket.bind(from)?;
     }
     socket.connect(peer).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::types::Epoch;
+    use crate::wire::{Header, Kind};
+
+    type Frame = ([u8; wire::HEADER_LEN], Bytes);
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let (dialled, accepted) = tokio::join!(dial(peer, None), listener.accept());
+        (dialled.unwrap(), accepted.unwrap().0)
+    }
+
+    fn header(index: u64, len_bytes: usize) -> [u8; wire::HEADER_LEN] {
+        let mut header = Header::new(Kind::Write, Epoch(1), 1);
+        header.seq = index;
+        header.payload_len = u32::try_from(len_bytes).unwrap();
+        header.encode()
+    }
+
+    /// Lengths around every boundary of staging and direct reads, and large ones.
+    fn lengths() -> Vec<usize> {
+        let edges = [
+            0,
+            1,
+            63,
+            64,
+            DIRECT_BYTES,
+            STAGING_BYTES,
+            256 * 1024,
+            1 << 20,
+        ];
+        let around = edges
+            .into_iter()
+            .flat_map(|edge| [edge.saturating_sub(1), edge, edge + 1]);
+        around.cycle().take(240).collect()
+    }
+
+    async fn sent(link: &mut Link, session: SessionId) {
+        std::future::poll_fn(|cx| {
+            let (mut broken, mut reports) = (Vec::new(), Vec::new());
+            link.flush(cx, &mut broken, &mut reports);
+            assert!(broken.is_empty());
+            let left = link
+                .sessions
+                .get(&session)
+                .map_or(0, |open| open.queued_bytes);
+            if left == 0 {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn frames_arrive_whole_aligned_and_in_order() {
+        let (dialled, accepted) = pair().await;
+        let (mut source, mut target) = (Link::default(), Link::default());
+        let session = source.open(dialled, Origin::Dialled).unwrap().session;
+        let reading = target.open(accepted, Origin::Accepted).unwrap();
+        let frames: Vec<Frame> = lengths()
+            .into_iter()
+            .enumerate()
+            .map(|(index, len)| {
+                let body: Vec<u8> = (0..len)
+                    .map(|at| (at * 7 + index).to_le_bytes()[0])
+                    .collect();
+                (header(index as u64, len), Bytes::from(body))
+            })
+            .collect();
+        for (header, payload) in &frames {
+            let cut = payload.len() / 3;
+            let bodies = [payload.slice(..cut), payload.slice(cut..)];
+            assert!(source.queue(session, *header, bodies));
+        }
+        let arrived = RefCell::new(Vec::new());
+        let read = reading.run(|header, payload| arrived.borrow_mut().push((header, payload)));
+        let send = async {
+            sent(&mut source, session).await;
+            assert!(source.close(session));
+        };
+        let (end, ()) = tokio::join!(read, send);
+        assert!(matches!(end, ReadEnd::Closed), "{end}");
+        let arrived = arrived.into_inner();
+        assert!(
+            arrived == frames,
+            "{} of {} frames",
+            arrived.len(),
+            frames.len()
+        );
+        let aligned = |p: &Bytes| p.is_empty() || p.as_ptr().addr().is_multiple_of(4096);
+        assert!(arrived.iter().all(|(_, payload)| aligned(payload)));
+        assert!(!target.is_unheard(SessionId(1)));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_frame_end_the_session() {
+        let (mut dialled, accepted) = pair().await;
+        let mut target = Link::default();
+        let reading = target.open(accepted, Origin::Accepted).unwrap();
+        dialled.write_all(&[b'x'; 4096]).await.unwrap();
+        let end = reading.run(|_, _| panic!("garbage became a frame")).await;
+        assert!(matches!(end, ReadEnd::Garbage(_)), "{end}");
+        assert!(target.close_for(SessionId(1), &end));
+        assert!(!target.close_for(SessionId(1), &end));
+        assert_eq!(target.counters().garbage, 1);
+    }
+
+    #[tokio::test]
+    async fn sessions_without_a_frame_give_way_oldest_first() {
+        let mut target = Link::default();
+        let mut dialled = Vec::new();
+        for _ in 0..UNHEARD_SESSIONS + 2 {
+            let (stream, accepted) = pair().await;
+            dialled.push(stream);
+            target.open(accepted, Origin::Accepted).unwrap();
+        }
+        target.sessions[&SessionId(1)].heard.set(true);
+        assert_eq!(target.surplus(), [SessionId(2)]);
+        assert!(target.give_up(SessionId(2)));
+        assert_eq!(target.surplus(), []);
+    }
 }
