@@ -488,6 +488,18 @@ impl Hosts {
     }
 }
 
+/// Checks hosts and their maps without putting them in force.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn check(
+    hosts: &[HostConfig],
+    maps: &[MapConfig],
+    units: &BTreeSet<UnitId>,
+) -> Result<(), ConfigError> {
+    Hosts::default().configure(hosts, &[], maps, units).map(|_| ())
+}
+
 /// Checks the syntax of an initiator name (RFC 7143 §4.2.7, RFC 3722) and lowers its letters.
 pub fn check_initiator(name: &str) -> Result<String, ConfigError> {
     if name.contains(['*', '?']) {

@@ -29,6 +29,8 @@ mod opcodes;
 mod parse;
 mod report;
 mod sense;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 use std::rc::Rc;
