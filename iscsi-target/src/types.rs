@@ -61,7 +61,11 @@ impl Ttt {
     #[must_use]
     pub const fn next(self) -> Self {
         let next = self.0.wrapping_add(1);
-        if next == Self::NONE.0 { Self(0) } else { Self(next) }
+        if next == Self::NONE.0 {
+            Self(0)
+        } else {
+            Self(next)
+        }
     }
 }
 

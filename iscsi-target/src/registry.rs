@@ -1,0 +1,319 @@
+//! All sessions of the target: who is logged in, who must leave, what the target announces.
+//!
+//! Connections share one registry. What one of them does to another is put into the other's mail,
+//! which the shell delivers *before* anything else reaches that connection (law T1).
+//!
+//! Invariants: a key names at most one session; at most [`Limits::sessions`] sessions.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use core::net::SocketAddr;
+
+use crate::discovery::Portal;
+use crate::scsi::{NexusId, UnitId};
+use crate::types::{Isid, PortalTag, Tsih};
+
+/// One TCP connection, for as long as the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Bounds on what strangers can make us hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP connections, logged in or not.
+    pub connections: usize,
+    /// Sessions, discovery included.
+    pub sessions: usize,
+    /// How long a login may take, in milliseconds.
+    pub login_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            sessions: 512,
+            login_ms: 15_000,
+        }
+    }
+}
+
+/// Who a session is (RFC 7143 §4.4.1): initiator port and target portal group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionKey {
+    /// Initiator name, lower case.
+    pub initiator: String,
+    /// Initiator's half of the session identifier.
+    pub isid: Isid,
+    /// Portal group.
+    pub tag: PortalTag,
+    /// What for.
+    pub kind: SessionKind,
+}
+
+/// What a session is for (RFC 7143 §4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionKind {
+    /// SCSI commands.
+    Normal,
+    /// SendTargets only. Never reinstated, hence the connection in its key.
+    Discovery(ConnectionId),
+}
+
+/// One session, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Who.
+    pub key: SessionKey,
+    /// Target's half of the session identifier.
+    pub tsih: Tsih,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Where it comes from.
+    pub source: SocketAddr,
+}
+
+/// What a connection is told by others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Drop the connection at once, without another word.
+    Drop(DropReason),
+    /// Forget the commands of this nexus on one unit, or on all.
+    ClearTasks(Scope),
+}
+
+/// Which of a connection's commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those on this unit.
+    Unit(UnitId),
+    /// All.
+    All,
+}
+
+/// Why a connection is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The same initiator port logged in again (RFC 7143 §6.3.5).
+    Reinstated,
+    /// This box lost its role (law R8).
+    Deactivated,
+    /// Its portal was closed.
+    PortalClosed,
+    /// TARGET COLD RESET (RFC 7143 §11.5.1).
+    ColdReset,
+    /// An operator asked for it.
+    Operator,
+}
+
+/// What all connections share besides the array.
+#[derive(Debug)]
+pub struct Registry {
+    limits: Limits,
+    active: bool,
+    announced: Vec<Portal>,
+    sessions: BTreeMap<SessionKey, Entry>,
+    tsih_used: u16,
+    mail: VecDeque<(ConnectionId, Notice)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    tsih: Tsih,
+    connection: ConnectionId,
+    source: SocketAddr,
+    nexus: Option<NexusId>,
+}
+
+/// A session that gave way to a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Its nexus, if it was not a discovery session.
+    pub nexus: Option<NexusId>,
+}
+
+impl Registry {
+    /// A registry without sessions, not active.
+    #[must_use]
+    pub const fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            active: false,
+            announced: Vec::new(),
+            sessions: BTreeMap::new(),
+            tsih_used: 0,
+            mail: VecDeque::new(),
+        }
+    }
+
+    /// The bounds.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Whether logins are accepted.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// Logins are accepted from now on.
+    pub const fn activate(&mut self) {
+        self.active = true;
+    }
+
+    /// Logins are answered with "service unavailable" from now on, and every session is dropped
+    /// (law R8).
+    pub fn deactivate(&mut self) {
+        self.active = false;
+        self.drop_where(DropReason::Deactivated, |_, _| true);
+    }
+
+    /// What SendTargets lists from now on.
+    pub fn announce(&mut self, portals: Vec<Portal>) {
+        self.announced = portals;
+    }
+
+    /// What SendTargets lists; `here` if nothing was announced.
+    #[must_use]
+    pub fn portals(&self, here: Portal) -> Vec<Portal> {
+        if self.announced.is_empty() {
+            vec![here]
+        } else {
+            self.announced.clone()
+        }
+    }
+
+    /// Whether the portals are announced by somebody who knows them all.
+    #[must_use]
+    pub const fn has_announcement(&self) -> bool {
+        !self.announced.is_empty()
+    }
+
+    /// Whether a login under this key fits the bounds.
+    #[must_use]
+    pub fn has_room(&self, key: &SessionKey) -> bool {
+        self.sessions.len() < self.limits.sessions || self.sessions.contains_key(key)
+    }
+
+    /// The session of a key.
+    #[must_use]
+    pub fn find(&self, key: &SessionKey) -> Option<Tsih> {
+        self.sessions.get(key).map(|entry| entry.tsih)
+    }
+
+    /// Enters a session; the one that had the key before is told to leave.
+    pub fn open(
+        &mut self,
+        key: SessionKey,
+        connection: ConnectionId,
+        source: SocketAddr,
+    ) -> (Tsih, Option<Replaced>) {
+        assert!(self.has_room(&key), "sessions are admitted by `has_room`");
+        let tsih = self.free_tsih();
+        let entry = Entry {
+            tsih,
+            connection,
+            source,
+            nexus: None,
+        };
+        let replaced = self.sessions.insert(key, entry).map(|old| {
+            self.mail
+                .push_back((old.connection, Notice::Drop(DropReason::Reinstated)));
+            Replaced { nexus: old.nexus }
+        });
+        (tsih, replaced)
+    }
+
+    /// The session of `key` got its nexus.
+    pub fn set_nexus(&mut self, key: &SessionKey, nexus: NexusId) {
+        let entry = self
+            .sessions
+            .get_mut(key)
+            .expect("the session was just opened");
+        entry.nexus = Some(nexus);
+    }
+
+    /// Removes a session, unless its key belongs to another connection by now. Says whether it did.
+    pub fn close(&mut self, key: &SessionKey, connection: ConnectionId) -> bool {
+        let ours = self
+            .sessions
+            .get(key)
+            .is_some_and(|entry| entry.connection == connection);
+        if ours {
+            self.sessions.remove(key);
+        }
+        ours
+    }
+
+    /// Nexuses of all sessions.
+    pub fn nexuses(&self) -> impl Iterator<Item = NexusId> {
+        self.sessions.values().filter_map(|entry| entry.nexus)
+    }
+
+    /// Tells the connection of a nexus to forget commands.
+    pub fn clear_tasks(&mut self, nexus: NexusId, scope: Scope) {
+        let found = self
+            .sessions
+            .values()
+            .find(|entry| entry.nexus == Some(nexus));
+        if let Some(entry) = found {
+            self.mail
+                .push_back((entry.connection, Notice::ClearTasks(scope)));
+        }
+    }
+
+    /// Drops every session for which `which` says so.
+    pub fn drop_where(
+        &mut self,
+        reason: DropReason,
+        which: impl Fn(&SessionKey, ConnectionId) -> bool,
+    ) {
+        for (key, entry) in &self.sessions {
+            if which(key, entry.connection) {
+                self.mail
+                    .push_back((entry.connection, Notice::Drop(reason)));
+            }
+        }
+    }
+
+    /// Drops the session of a nexus.
+    pub fn drop_nexus(&mut self, nexus: NexusId, reason: DropReason) {
+        for entry in self
+            .sessions
+            .values()
+            .filter(|entry| entry.nexus == Some(nexus))
+        {
+            self.mail
+                .push_back((entry.connection, Notice::Drop(reason)));
+        }
+    }
+
+    /// All sessions, in order of their keys.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let info = |(key, entry): (&SessionKey, &Entry)| SessionInfo {
+            key: key.clone(),
+            tsih: entry.tsih,
+            connection: entry.connection,
+            source: entry.source,
+        };
+        self.sessions.iter().map(info).collect()
+    }
+
+    /// The next notice to deliver.
+    pub fn next_mail(&mut self) -> Option<(ConnectionId, Notice)> {
+        self.mail.pop_front()
+    }
+
+    fn free_tsih(&mut self) -> Tsih {
+        loop {
+            self.tsih_used = self.tsih_used.wrapping_add(1);
+            let tsih = Tsih(self.tsih_used);
+            if tsih.0 != 0 && self.sessions.values().all(|entry| entry.tsih != tsih) {
+                return tsih;
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! SCSI commands and their data, from the first header to the last answer of the backend.
+
+use bytes::BytesMut;
+
+use super::{DATA_MAX_BYTES, Incoming, Session, Wire};
+use crate::backend::{BackendError, Done, Tag};
+use crate::connection::{CloseReason, Manner, Output, Ports};
+use crate::pdu::command::{Command, READ, WRITE};
+use crate::pdu::data::DataOut;
+use crate::pdu::frame::Frame;
+use crate::pdu::r2t::R2t;
+use crate::pdu::reject::Reason;
+use crate::pdu::{FINAL, IMMEDIATE, Len24, opcode};
+use crate::scsi::{Array, Execution, Reply, Start, Step, UnitId};
+use crate::task::{Phase, Transfer};
+use crate::types::Itt;
+
+/// One SCSI command of a session.
+#[derive(Debug)]
+pub(super) struct Task {
+    /// Tells a late completion for an old task from one for this task.
+    generation: u32,
+    /// Whether it took a CmdSN.
+    pub(super) numbered: bool,
+    pub(super) lun: [u8; 8],
+    pub(super) unit: Option<UnitId>,
+    pub(super) flags: u8,
+    /// Expected data transfer length, in bytes.
+    pub(super) expected_bytes: usize,
+    /// How much data the command itself asks for, in bytes.
+    pub(super) data_out_bytes: usize,
+    pub(super) transfer: Transfer,
+    work: Work,
+    charge_bytes: usize,
+    charged: bool,
+}
+
+#[derive(Debug)]
+enum Work {
+    Run(Execution),
+    /// Answered by the array already; only the data on their way are awaited.
+    Answer(Reply),
+}
+
+impl Task {
+    /// The name under which the backend's answers come back.
+    pub(super) fn tag(&self, itt: Itt) -> Tag {
+        Tag(u64::from(self.generation) << 32 | u64::from(itt.0))
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.flags & READ != 0
+    }
+
+    pub(super) fn is_write(&self) -> bool {
+        self.flags & WRITE != 0
+    }
+}
+
+impl Session {
+    pub(super) fn command_header(
+        &mut self,
+        command: &Command,
+        array: &mut Array,
+        queued_bytes: usize,
+    ) -> BytesMut {
+        let itt = Itt(command.itt.get());
+        if let Err(incoming) = self.check_command(itt, command) {
+            return self.expect(incoming);
+        }
+        let nexus = self.nexus.expect("checked by the caller");
+        let writes = command.flags & WRITE != 0;
+        let expected = command.expected_len_bytes.get();
+        let offered = if writes { expected } else { 0 };
+        let work = match array.start(nexus, command.lun, command.cdb, offered) {
+            Start::Run(execution) => Work::Run(execution),
+            Start::Reply(reply) => Work::Answer(reply),
+            Start::Drop => {
+                self.end(CloseReason::NotActive, Manner::Reset);
+                return self.expect(Incoming::Discard);
+            }
+        };
+        let task = self.new_task(command, work);
+        let buffer = self.first_buffer(&task, command.data_len.bytes(), queued_bytes);
+        let mut task = task;
+        if let Some((buffer, charged)) = buffer {
+            task.charged = charged;
+            if charged {
+                self.charged_bytes += task.charge_bytes;
+            }
+            task.transfer.buffer = buffer;
+        }
+        let buffer = std::mem::take(&mut task.transfer.buffer);
+        self.tasks.insert(itt, task);
+        self.incoming = Incoming::Command(itt);
+        buffer
+    }
+
+    /// The rules of RFC 7143 §11.3 and §13.10 to §13.14 that a command can break by itself.
+    fn check_command(&self, itt: Itt, command: &Command) -> Result<(), Incoming> {
+        let len = command.data_len.bytes();
+        let expected = command.expected_len_bytes.get() as usize;
+        let writes = command.flags & WRITE != 0;
+        let unsolicited = command.flags & FINAL == 0;
+        let parameters = &self.parameters;
+        if self.tasks.contains_key(&itt) {
+            return Err(Incoming::Refuse(Reason::TaskInProgress));
+        }
+        if itt == Itt::NONE || command.flags & (READ | WRITE) == READ | WRITE {
+            return Err(Incoming::Refuse(Reason::InvalidField));
+        }
+        let too_much = len > expected || len > parameters.first_burst_bytes;
+        if len > 0 && (!writes || !parameters.immediate_data || too_much) {
+            return Err(Incoming::Fault(Reason::Protocol));
+        }
+        if unsolicited && (!writes || parameters.initial_r2t) {
+            return Err(Incoming::Fault(Reason::Protocol));
+        }
+        Ok(())
+    }
+
+    fn new_task(&mut self, command: &Command, work: Work) -> Task {
+        self.generation = self.generation.wrapping_add(1);
+        let expected_bytes = command.expected_len_bytes.get() as usize;
+        let writes = command.flags & WRITE != 0;
+        let (unit, data_out_bytes) = match &work {
+            Work::Run(execution) => (Some(execution.unit()), execution.data_out_len()),
+            Work::Answer(_) => (None, 0),
+        };
+        let wanted_bytes = if writes {
+            data_out_bytes.min(expected_bytes)
+        } else {
+            0
+        };
+        let unsolicited_max = self.parameters.first_burst_bytes.min(expected_bytes);
+        let phase = if command.flags & FINAL == 0 {
+            Phase::Unsolicited
+        } else {
+            Phase::Settled
+        };
+        let charge_bytes = match &work {
+            Work::Answer(_) => 0,
+            Work::Run(_) if writes => wanted_bytes,
+            Work::Run(_) => expected_bytes.min(DATA_MAX_BYTES),
+        };
+        Task {
+            generation: self.generation,
+            numbered: command.opcode & IMMEDIATE == 0,
+            lun: command.lun,
+            unit,
+            flags: command.flags,
+            expected_bytes,
+            data_out_bytes,
+            transfer: Transfer::new(wanted_bytes, unsolicited_max, phase),
+            work,
+            charge_bytes,
+            charged: false,
+        }
+    }
+
+    /// The buffer for the first data of a write: its final one if the budget allows.
+    fn first_buffer(&self, task: &Task, len: usize, queued: usize) -> Option<(BytesMut, bool)> {
+        let Work::Run(execution) = &task.work else {
+            return None;
+        };
+        if !task.is_write() || task.data_out_bytes == 0 {
+            return None;
+        }
+        if self.waiting.is_empty() && self.fits(task.charge_bytes, queued) {
+            return Some((execution.buffer(), true));
+        }
+        Some((BytesMut::with_capacity(len), false))
+    }
+
+    fn fits(&self, charge_bytes: usize, queued_bytes: usize) -> bool {
+        let held = self.charged_bytes + queued_bytes;
+        held == 0 || held + charge_bytes <= DATA_MAX_BYTES
+    }
+
+    pub(super) fn command_data(
+        &mut self,
+        itt: Itt,
+        frame: Frame,
+        ports: &mut Ports<'_>,
+        wire: &mut Wire<'_>,
+    ) {
+        // The task is gone if it was cleared between its header and its data.
+        let Some(task) = self.tasks.get_mut(&itt) else {
+            return;
+        };
+        let len = frame.bhs.data_len.bytes();
+        task.transfer.buffer = frame.data;
+        task.transfer.add_immediate(len);
+        self.proceed(itt, ports, wire);
+    }
+
+    pub(super) fn data_header(&mut self, header: &DataOut) -> BytesMut {
+        let itt = Itt(header.itt.get());
+        let Some(task) = self.tasks.get_mut(&itt) else {
+            // The rest of what an aborted task had asked for.
+            return self.expect(Incoming::Discard);
+        };
+        if let Err(error) = task.transfer.check(header) {
+            tracing::debug!(%error, itt = itt.0, "Data-Out refused");
+            return self.expect(Incoming::Fault(Reason::Protocol));
+        }
+        let buffer = std::mem::take(&mut task.transfer.buffer);
+        self.incoming = Incoming::Data(itt);
+        buffer
+    }
+
+    pub(super) fn data_out(
+        &mut self,
+        itt: Itt,
+        frame: Frame,
+        ports: &mut Ports<'_>,
+        wire: &mut Wire<'_>,
+    ) {
+        let Some(task) = self.tasks.get_mut(&itt) else {
+            return;
+        };
+        if frame.bhs.data_len.bytes() > 0 {
+            task.transfer.buffer = frame.data;
+        }
+        task.transfer.add(&frame.bhs.cast());
+        self.proceed(itt, ports, wire);
+    }
+
+    /// Takes a task as far as it goes: wait for data, ask for data, or run.
+    fn proceed(&mut self, itt: Itt, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
+        let Some(task) = self.tasks.get(&itt) else {
+            return;
+        };
+        if task.transfer.phase() != Phase::Settled {
+            return;
+        }
+        if let Work::Answer(reply) = &task.work {
+            let reply = reply.clone();
+            return self.finish(itt, reply, wire);
+        }
+        if !task.charged {
+            let room = self.fits(task.charge_bytes, wire.outbox.len_bytes());
+            if !self.waiting.is_empty() || !room {
+                self.waiting.push_back(itt);
+                return;
+            }
+        }
+        self.admit(itt, ports, wire);
+    }
+
+    /// Runs what waits for room, in order.
+    pub(crate) fn pump(&mut self, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
+        while let Some(itt) = self.waiting.front().copied()
+            && self.ending.is_none()
+        {
+            let task = self.tasks.get(&itt).expect("what waits is a task");
+            if !self.fits(task.charge_bytes, wire.outbox.len_bytes()) {
+                return;
+            }
+            self.waiting.pop_front();
+            self.admit(itt, ports, wire);
+        }
+    }
+
+    /// There is room for the task: ask for its data, or run it.
+    fn admit(&mut self, itt: Itt, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
+        let ttt = self.ttt;
+        let task = self.tasks.get_mut(&itt).expect("admitted tasks are there");
+        let Work::Run(execution) = &mut task.work else {
+            return;
+        };
+        if !task.charged {
+            task.charged = true;
+            self.charged_bytes += task.charge_bytes;
+            if task.charge_bytes > 0 && task.flags & WRITE != 0 {
+                let mut buffer = execution.buffer();
+                buffer.extend_from_slice(&task.transfer.buffer);
+                task.transfer.buffer = buffer;
+            }
+        }
+        if let Some((r2t_sn, burst)) = task.transfer.solicit(ttt, self.parameters.burst_max_bytes) {
+            let lun = task.lun;
+            let _ = self.take_ttt();
+            wire.outbox.push(
+                &R2t {
+                    opcode: opcode::R2T,
+                    flags: FINAL,
+                    reserved: [0; 2],
+                    ahs_len_words: 0,
+                    data_len: Len24::new(0),
+                    lun,
+                    itt: itt.0.into(),
+                    ttt: ttt.0.into(),
+                    stat_sn: self.stat_sn.0.into(),
+                    exp_cmd_sn: self.window.expected().0.into(),
+                    max_cmd_sn: self.window.max().0.into(),
+                    r2t_sn: r2t_sn.into(),
+                    offset_bytes: wire_u32(burst.offset_bytes).into(),
+                    desired_len_bytes: wire_u32(burst.len_bytes).into(),
+                },
+                &[],
+            );
+            return;
+        }
+        assert!(
+            task.transfer.is_complete(),
+            "a task runs when its data are here"
+        );
+        let data = std::mem::take(&mut task.transfer.buffer).freeze();
+        let step = execution.run(ports.array, data);
+        self.step(itt, step, wire);
+    }
+
+    /// The backend answered.
+    pub(crate) fn done(
+        &mut self,
+        tag: Tag,
+        outcome: Result<Done, BackendError>,
+        ports: &mut Ports<'_>,
+        wire: &mut Wire<'_>,
+    ) {
+        // An aborted task's answer belongs to nobody (law T1).
+        let Some(itt) = self.task_of(tag) else { return };
+        let task = self.tasks.get_mut(&itt).expect("just found");
+        let Work::Run(execution) = &mut task.work else {
+            return;
+        };
+        let step = execution.done(ports.array, outcome);
+        self.step(itt, step, wire);
+        self.pump(ports, wire);
+    }
+
+    fn step(&mut self, itt: Itt, step: Step, wire: &mut Wire<'_>) {
+        match step {
+            Step::Io { backend, request } => {
+                let tag = self.tasks[&itt].tag(itt);
+                wire.outputs.push_back(Output::Submit {
+                    tag,
+                    backend,
+                    request,
+                });
+            }
+            Step::Done(reply) => self.finish(itt, reply, wire),
+            Step::Drop => self.end(CloseReason::NotActive, Manner::Reset),
+        }
+    }
+
+    fn finish(&mut self, itt: Itt, reply: Reply, wire: &mut Wire<'_>) {
+        let task = self.forget(itt).expect("only tasks that are there finish");
+        self.send_reply(itt, &task, reply, wire);
+    }
+
+    /// Removes a task; what it asked the backend for comes back to nobody.
+    pub(super) fn forget(&mut self, itt: Itt) -> Option<Task> {
+        let task = self.tasks.remove(&itt)?;
+        if task.charged {
+            self.charged_bytes -= task.charge_bytes;
+        } else {
+            self.waiting.retain(|waiting| *waiting != itt);
+        }
+        if task.numbered {
+            self.window.finish();
+        }
+        Some(task)
+    }
+}
+
+/// Lengths of one command fit 32 bits because the EDTL does.
+pub(super) fn wire_u32(len_bytes: usize) -> u32 {
+    u32::try_from(len_bytes).expect("no longer than the expected data transfer length")
+}

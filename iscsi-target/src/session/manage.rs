@@ -1,0 +1,150 @@
+//! Task management: answered at once, never waiting for a disk (RFC 7143 §11.5, law T1).
+//!
+//! An aborted task is forgotten before the answer is queued, so no part of it that still comes in
+//! is admitted. What the backend was already asked to do goes on; its range stays locked there
+//! until it is settled.
+
+use super::{Early, Session, Wire};
+use crate::connection::{CloseReason, Manner, Ports};
+use crate::pdu::command::Command;
+use crate::pdu::task::{self, Outcome, Request, Response};
+use crate::pdu::{FINAL, Len24, opcode};
+use crate::registry::{DropReason, Scope};
+use crate::scsi::{Array, NexusId, ResetScope, UnitId};
+use crate::types::Itt;
+
+impl Session {
+    pub(super) fn manage(&mut self, request: &Request, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
+        let nexus = self.nexus.expect("checked with the header");
+        let function = request.flags & !FINAL;
+        let outcome = match function {
+            task::ABORT_TASK => self.abort(Itt(request.referenced_itt.get())),
+            task::ABORT_TASK_SET => self.abort_set(nexus, request.lun, ports.array),
+            task::CLEAR_TASK_SET => self.clear_set(nexus, request.lun, ports),
+            task::LOGICAL_UNIT_RESET => self.reset_unit(nexus, request.lun, ports),
+            task::TARGET_WARM_RESET | task::TARGET_COLD_RESET => {
+                self.reset_target(nexus, function, ports)
+            }
+            task::TASK_REASSIGN => Outcome::NoReassign,
+            _ => Outcome::Unsupported,
+        };
+        let response = Response {
+            opcode: opcode::TASK_RESPONSE,
+            flags: FINAL,
+            response: outcome as u8,
+            reserved_a: 0,
+            ahs_len_words: 0,
+            data_len: Len24::new(0),
+            reserved_b: [0; 8],
+            itt: request.itt,
+            reserved_c: 0.into(),
+            stat_sn: self.take_stat_sn().0.into(),
+            exp_cmd_sn: self.window.expected().0.into(),
+            max_cmd_sn: self.window.max().0.into(),
+            reserved_d: [0; 12],
+        };
+        wire.outbox.push(&response, &[]);
+    }
+
+    fn abort(&mut self, itt: Itt) -> Outcome {
+        if self.forget(itt).is_some() {
+            return Outcome::Complete;
+        }
+        let held = self
+            .early
+            .values_mut()
+            .find(|early| matches!(early, Early::Held(frame) if frame.bhs.itt.get() == itt.0));
+        held.map_or(Outcome::NoTask, |early| {
+            *early = Early::Aborted;
+            Outcome::Complete
+        })
+    }
+
+    fn abort_set(&mut self, nexus: NexusId, lun: [u8; 8], array: &Array) -> Outcome {
+        let Some(unit) = array.unit_at(nexus, lun) else {
+            return Outcome::NoUnit;
+        };
+        self.clear(Scope::Unit(unit), array);
+        Outcome::Complete
+    }
+
+    fn clear_set(&mut self, nexus: NexusId, lun: [u8; 8], ports: &mut Ports<'_>) -> Outcome {
+        let Some(unit) = ports.array.unit_at(nexus, lun) else {
+            return Outcome::NoUnit;
+        };
+        let others: Vec<NexusId> = ports
+            .registry
+            .nexuses()
+            .filter(|other| *other != nexus)
+            .collect();
+        for other in others {
+            ports.registry.clear_tasks(other, Scope::Unit(unit));
+        }
+        self.clear(Scope::Unit(unit), ports.array);
+        Outcome::Complete
+    }
+
+    fn reset_unit(&mut self, nexus: NexusId, lun: [u8; 8], ports: &mut Ports<'_>) -> Outcome {
+        let Some(unit) = ports.array.unit_at(nexus, lun) else {
+            return Outcome::NoUnit;
+        };
+        for other in ports.array.reset(nexus, ResetScope::Unit(lun)) {
+            if other != nexus {
+                ports.registry.clear_tasks(other, Scope::Unit(unit));
+            }
+        }
+        self.clear(Scope::Unit(unit), ports.array);
+        Outcome::Complete
+    }
+
+    /// After a cold reset the target has forgotten its connections, this one included
+    /// (RFC 7143 §11.5.1).
+    fn reset_target(&mut self, nexus: NexusId, function: u8, ports: &mut Ports<'_>) -> Outcome {
+        for other in ports.array.reset(nexus, ResetScope::Target) {
+            if other != nexus {
+                ports.registry.clear_tasks(other, Scope::All);
+            }
+        }
+        self.clear(Scope::All, ports.array);
+        if function == task::TARGET_COLD_RESET {
+            let ours = self.connection;
+            ports
+                .registry
+                .drop_where(DropReason::ColdReset, |_, connection| connection != ours);
+            self.end(
+                CloseReason::Dropped(DropReason::ColdReset),
+                Manner::AfterSending,
+            );
+        }
+        Outcome::Complete
+    }
+
+    /// Forgets the tasks in a scope, also those whose turn has not come.
+    pub(crate) fn clear(&mut self, scope: Scope, array: &Array) {
+        let nexus = self.nexus;
+        let hit = |lun: [u8; 8], unit: Option<UnitId>| match scope {
+            Scope::All => true,
+            Scope::Unit(cleared) => {
+                let unit = unit.or_else(|| array.unit_at(nexus?, lun));
+                unit == Some(cleared)
+            }
+        };
+        let doomed: Vec<Itt> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| hit(task.lun, task.unit))
+            .map(|(itt, _)| *itt)
+            .collect();
+        for early in self.early.values_mut() {
+            if let Early::Held(frame) = early
+                && frame.bhs.operation() == opcode::COMMAND
+                && hit(frame.bhs.cast::<Command>().lun, None)
+            {
+                *early = Early::Aborted;
+            }
+        }
+        for itt in doomed {
+            let _ = self.forget(itt);
+        }
+    }
+}
