@@ -1,4 +1,8 @@
 //! The disk ports and the cache decorator, on real files.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 mod shell_support;
 
@@ -12,7 +16,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use replication::engine::{DiskError, Io, IoDone};
 use replication::shell::{
-    Backing, Disk, IoChoice, LockWait, OpenError, ThreadDisk, UringDisk, VolatileDisk, open_disk,
+    Backing, Disk, FaultDisk, FaultKind, FaultRule, Faults, IoChoice, LockWait, OpenError,
+    ThreadDisk, UringDisk, VolatileDisk, open_disk,
 };
 use replication::types::{Fua, OpId, VolumeNumber, Zeroed};
 use shell_support::{Folder, Random};
@@ -415,4 +420,45 @@ async fn auto_finds_a_disk() {
     against_model(Asked::over(disk, &path, SIZE), &path, 5).await;
     assert_eq!("uring".parse(), Ok(IoChoice::Uring));
     assert!("fast".parse::<IoChoice>().is_err());
+}
+
+#[tokio::test]
+async fn faults_strike_what_they_name_and_delays_delay() {
+    let folder = Folder::new();
+    let faults = Faults::default();
+    let disk = FaultDisk::new(uring(), faults.clone());
+    let mut disk = Asked::over(Box::new(disk), &folder.file("a"), SIZE);
+    faults.add(FaultRule {
+        kind: FaultKind::Read,
+        volume: Some(VOLUME),
+        range: 4096..8192,
+        error: DiskError::Medium,
+        times: Some(1),
+    });
+    let (offset_bytes, len_bytes) = (0, 8192);
+    assert_eq!(disk.read(0, 4096).await, vec![0; 4096]);
+    let struck = disk
+        .ask(Io::Read {
+            offset_bytes,
+            len_bytes,
+        })
+        .await;
+    assert_eq!(struck, Err(DiskError::Medium));
+    assert_eq!(disk.read(0, 8192).await, vec![0; 8192]);
+    assert_eq!(faults.failed(), 1);
+    faults.add(FaultRule {
+        kind: FaultKind::Flush,
+        volume: None,
+        range: 0..1,
+        error: DiskError::Io,
+        times: None,
+    });
+    for _ in 0..3 {
+        assert_eq!(disk.ask(Io::Flush).await, Err(DiskError::Io));
+    }
+    faults.clear();
+    faults.delay(Duration::from_millis(50));
+    let since = tokio::time::Instant::now();
+    assert_eq!(disk.ask(Io::Flush).await, Ok(IoDone::Ok));
+    assert!(since.elapsed() >= Duration::from_millis(50));
 }

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, Sleep};
 
 use super::clock::{LeaseCell, boot_time};
@@ -36,6 +36,8 @@ use crate::engine::{
 };
 use crate::types::{CommandId, Create, Epoch, OpId, SessionId, Time, VolumeNumber, VolumeSpec};
 
+/// How often one turn collects from the disk before other tasks have theirs.
+const TURN_ROUNDS: usize = 8;
 /// How long one attempt to connect may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an accepted session may stay without a frame.
@@ -149,7 +151,7 @@ pub(super) struct Inner {
     stopped: Cell<bool>,
     /// Wakes the driver task, which ends the turn.
     waker: Cell<Option<Waker>>,
-    tasks: RefCell<Vec<AbortHandle>>,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
     lease: LeaseCell,
     pool: Pool,
     peer: Option<SocketAddr>,
@@ -316,7 +318,7 @@ impl Inner {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         let mut tasks = self.tasks.borrow_mut();
         tasks.retain(|task| !task.is_finished());
-        tasks.push(spawn_local(task).abort_handle());
+        tasks.push(spawn_local(task));
     }
 
     async fn open_found(&self, number: VolumeNumber) -> Result<Opened, Input> {
@@ -458,7 +460,7 @@ impl Inner {
     /// Collects what the disk has done and ends the turn: submits, sends, sets the timer.
     fn turn(self: &Rc<Self>, turn: &mut Turn, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.take();
-        loop {
+        for _ in 0..TURN_ROUNDS {
             if self.stopped.get() {
                 return Poll::Ready(());
             }
@@ -470,6 +472,9 @@ impl Inner {
                 return Poll::Pending;
             }
         }
+        // A disk as fast as this loop must not keep the thread from the initiators.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Feeds finished operations. True if there were any.
@@ -568,8 +573,10 @@ impl Inner {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        for task in self.tasks.borrow_mut().drain(..) {
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        for task in tasks {
             task.abort();
+            let _cancelled_or_done = task.await;
         }
         {
             let mut core = self.core.borrow_mut();

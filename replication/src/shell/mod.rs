@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod disk;
 pub mod driver;
+pub mod fault;
 pub mod handle;
 pub mod link;
 pub mod pool;
@@ -19,7 +20,8 @@ use std::str::FromStr;
 pub use clock::{LeaseCell, boot_time};
 pub use disk::{ALIGN_BYTES, Backing, Completion, Disk, LockWait, OpenError, aligned};
 pub use driver::{DriverConfig, LinkConfig, StartError, start};
-pub use handle::Handle;
+pub use fault::{FaultDisk, FaultKind, FaultRule, Faults};
+pub use handle::{DiskWaits, Handle};
 pub use link::LinkCounters;
 pub use pool::{Listed, Pool, PoolError, PoolPlace};
 pub use thread::ThreadDisk;
