@@ -11,8 +11,8 @@ use crate::pdu::frame::Frame;
 use crate::pdu::r2t::R2t;
 use crate::pdu::reject::Reason;
 use crate::pdu::{FINAL, IMMEDIATE, Len24, opcode};
-use crate::scsi::{Array, Execution, Reply, Start, Step, UnitId};
-use crate::task::{Phase, Transfer};
+use crate::scsi::{Array, Execution, Reply, Sense, Start, Step, UnitId};
+use crate::task::{Phase, Transfer, TransferError};
 use crate::types::Itt;
 
 /// One SCSI command of a session.
@@ -200,9 +200,13 @@ impl Session {
             // The rest of what an aborted task had asked for.
             return self.expect(Incoming::Discard);
         };
-        if let Err(error) = task.transfer.check(header) {
-            tracing::debug!(%error, itt = itt.0, "Data-Out refused");
-            return self.expect(Incoming::Fault(Reason::Protocol));
+        match task.transfer.check(header) {
+            Ok(()) => {}
+            Err(TransferError::DataSn) => return self.expect(Incoming::Gap(itt)),
+            Err(error) => {
+                tracing::debug!(%error, itt = itt.0, "Data-Out refused");
+                return self.expect(Incoming::Fault(Reason::Protocol));
+            }
         }
         let buffer = std::mem::take(&mut task.transfer.buffer);
         self.incoming = Incoming::Data(itt);
@@ -224,6 +228,19 @@ impl Session {
         }
         task.transfer.add(&frame.bhs.cast());
         self.proceed(itt, ports, wire);
+    }
+
+    /// A Data-Out is missing. Without recovery within the command the task is over
+    /// (RFC 7143 §7.9); what else comes for it is ignored.
+    pub(super) fn data_gap(&mut self, itt: Itt, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
+        let Some(task) = self.tasks.get(&itt) else {
+            return;
+        };
+        let reply = match task.unit {
+            Some(unit) => ports.array.check(unit, Sense::CRC),
+            None => Reply::check(Sense::CRC),
+        };
+        self.finish(itt, reply, wire);
     }
 
     /// Takes a task as far as it goes: wait for data, ask for data, or run.

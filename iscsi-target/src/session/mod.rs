@@ -97,6 +97,8 @@ enum Incoming {
     Command(Itt),
     /// Data-Out of a task.
     Data(Itt),
+    /// Data-Out that show that one before them is missing.
+    Gap(Itt),
     /// To be held until its turn.
     Early,
     /// To be ignored.
@@ -206,6 +208,7 @@ impl Session {
             Incoming::Plain => self.plain(&frame, ports, wire),
             Incoming::Command(itt) => self.command_data(itt, frame, ports, wire),
             Incoming::Data(itt) => self.data_out(itt, frame, ports, wire),
+            Incoming::Gap(itt) => self.data_gap(itt, ports, wire),
             Incoming::Early => {
                 self.early.insert(cmd_sn(&frame.bhs).0, Early::Held(frame));
             }
