@@ -4,7 +4,9 @@
 //!
 //! The units check every range against [`Geometry`] before they submit, so a backend never sees an
 //! offset or length that is not a multiple of the block size or lies past the end, except when the
-//! volume shrank in between; it then answers [`BackendError::Hardware`].
+//! volume shrank in between; it then answers [`BackendError::Hardware`]. A request carries or asks
+//! for at most 4 MiB of data; ranges without data are at most 64 MiB, those of
+//! [`Request::Unmap`] at most 2^20 blocks. Longer commands come in pieces, one after the other.
 //!
 //! [`Backend::submit`] never blocks and never calls back into the array. It may complete inside the
 //! call. A backend promises that a read, a compare and a [`Request::Confirm`] complete only while

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::attention::{Attention, Attentions};
-use super::block::{COMPARE_AND_WRITE_MAX_BLOCKS, Span, TRANSFER_MAX_BYTES, Work};
+use super::block::{COMPARE_AND_WRITE_MAX_BLOCKS, PIECE_MAX_BYTES, Scanning, Span};
+use super::block::{TRANSFER_MAX_BYTES, Work};
 use super::cdb::CDB_BYTES;
 use super::execution::{Execution, Task};
 use super::identify::{self, Place};
@@ -424,8 +425,7 @@ impl Array {
             Err(sense) => return Err(sense),
         };
         let data_out_bytes = work.data_out_bytes(&ask.geometry);
-        // It has no length field of its own: what is offered must be the one block.
-        if matches!(work, Work::WriteSame { .. }) && ask.offered_bytes as usize != data_out_bytes {
+        if work.takes_all_or_nothing() && ask.offered_bytes as usize != data_out_bytes {
             return Err(Sense::CDB_FIELD);
         }
         Ok(self.execute(ask, Task::Blocks(work), data_out_bytes))
@@ -558,6 +558,17 @@ fn blocks_work(command: BlockCommand, geometry: &Geometry, least: Fua) -> Result
             span: transfer(extent)?,
             fua: stable(fua),
         },
+        BlockCommand::OrWrite { extent, fua } => {
+            let span = span(extent)?.at_most(PIECE_MAX_BYTES)?;
+            Work::OrWrite {
+                span,
+                fua: stable(fua),
+            }
+        }
+        BlockCommand::LbaStatus {
+            lba,
+            allocation_bytes,
+        } => Work::Scan(Scanning::new(lba, allocation_bytes, geometry)?),
         BlockCommand::WriteAndVerify { extent, check } => Work::WriteAndVerify {
             span: transfer(extent)?,
             check,

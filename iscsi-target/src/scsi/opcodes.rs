@@ -237,6 +237,11 @@ const OPCODES: &[Opcode] = &[
     reads(0x55, parse::mode_select_10, &[0x11, 0, 0, 0, 0, 0, F, F]),
     reads(0x5a, parse::mode_sense_10, &[0x18, F, F, 0, 0, 0, F, F]),
     changes(
+        0x8b,
+        parse::or_write,
+        &[0xf8, F, F, F, F, F, F, F, F, F, F, F, F],
+    ),
+    changes(
         0x8e,
         parse::write_and_verify,
         &[0xf6, F, F, F, F, F, F, F, F, F, F, F, F],
@@ -262,6 +267,15 @@ const OPCODES: &[Opcode] = &[
         parse::read_capacity_16,
         &[0, F, F, F, F, F, F, F, F, F, F, F, F, 0x01],
     ),
+    Opcode {
+        needs: Needs::Thin,
+        ..acts(
+            0x9e,
+            0x12,
+            parse::lba_status,
+            &[0, F, F, F, F, F, F, F, F, F, F, F, F],
+        )
+    },
     reads(0xa0, parse::report_luns, &[0, F, 0, 0, 0, F, F, F, F]),
     acts(
         0xa3,

@@ -57,6 +57,14 @@ pub(crate) enum BlockCommand {
     Synchronize {
         extent: Extent,
     },
+    OrWrite {
+        extent: Extent,
+        fua: Fua,
+    },
+    LbaStatus {
+        lba: u64,
+        allocation_bytes: usize,
+    },
     Write {
         extent: Extent,
         fua: Fua,
@@ -367,6 +375,24 @@ pub(crate) fn write(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
     Ok(Command::Blocks(BlockCommand::Write {
         extent,
         fua: fua(flags),
+    }))
+}
+
+pub(crate) fn or_write(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
+    let (extent, flags) = addressed(cdb);
+    unprotected(flags)?;
+    Ok(Command::Blocks(BlockCommand::OrWrite {
+        extent,
+        fua: fua(flags),
+    }))
+}
+
+pub(crate) fn lba_status(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
+    let layout: &Block16 = view(cdb);
+    let (lba, allocation_bytes) = (layout.lba.get(), size(layout.blocks.get()));
+    Ok(Command::Blocks(BlockCommand::LbaStatus {
+        lba,
+        allocation_bytes,
     }))
 }
 

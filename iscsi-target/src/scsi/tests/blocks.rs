@@ -110,13 +110,21 @@ fn what_a_cdb_gets_wrong_has_its_own_sense() {
 #[test]
 fn a_transfer_has_a_limit() {
     let mut bench = Bench::with(MemoryBackend::thin(1 << 20));
-    // 8 MiB and one block more.
-    let read = |blocks: u16| {
-        let [high, low] = blocks.to_be_bytes();
-        [READ_10, 0, 0, 0, 0, 0, 0, high, low, 0]
+    // 32 MiB and one block more; 4 MiB and one block more for what is merged.
+    let command = |opcode: u8, blocks: u32| {
+        let mut cdb = [0; 16];
+        cdb[0] = opcode;
+        cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+        cdb
     };
-    assert_eq!(bench.data(&read(0x4000), &[]).len(), 8 << 20);
-    assert_eq!(bench.sense(&read(0x4001), &[]), [5, 0x24, 0]);
+    let data: Vec<u8> = (0..32_u32 << 20)
+        .map(|at| (at / 4096).to_le_bytes()[0])
+        .collect();
+    bench.data(&command(0x8a, 0x1_0000), &data);
+    assert!(bench.data(&command(0x88, 0x1_0000), &[]) == data);
+    for (opcode, blocks) in [(0x88, 0x1_0001), (0x8a, 0x1_0001), (0x8b, 0x2001)] {
+        assert_eq!(bench.sense(&command(opcode, blocks), &[]), [5, 0x24, 0]);
+    }
 }
 
 #[test]
@@ -189,6 +197,11 @@ fn compare_and_write_changes_all_or_nothing() {
     assert_eq!(sense[..8], [0xf0, 0, 0x0e, 0, 0, 0x02, 0xbc, 10]);
     assert_eq!(bench.data(&[0x08, 0, 0, 3, 2, 0], &[]), new);
     assert_eq!(bench.sense(&cdb, &new), [5, 0x24, 0]);
+    // Other data than twice the blocks are refused before anything is compared.
+    let one = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0];
+    assert_eq!(bench.sense(&one, &[5; 2048]), [5, 0x24, 0]);
+    let none = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0];
+    assert_eq!(bench.sense(&none, &[5; 512]), [5, 0x24, 0]);
     // No blocks: nothing is compared.
     bench.data(&[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0], &[]);
 }
@@ -213,9 +226,9 @@ fn write_same_repeats_zeroes_and_runs_to_the_end() {
         &[],
     );
     assert_eq!(bench.disk.allocated_blocks(), 8);
-    // UNMAP with anything else writes it.
-    bench.data(&[0x41, 0x08, 0, 0, 0x07, 0xf0, 0, 0, 1, 0], &[1; 512]);
-    assert_eq!(bench.data(&[0x08, 0, 0x07, 0xf0, 1, 0], &[]), [1; 512]);
+    // UNMAP does not look at the data.
+    bench.data(&[0x41, 0x08, 0, 0, 0x07, 0xf8, 0, 0, 1, 0], &[1; 512]);
+    assert_eq!(bench.data(&[0x08, 0, 0x07, 0xf8, 1, 0], &[]), [0; 512]);
     // Other than one block of data; NDOB in the short form.
     for data in [&[0; 256][..], &[0; 1024]] {
         assert_eq!(
@@ -238,6 +251,61 @@ fn unmap_list(descriptors: &[(u64, u32)]) -> Vec<u8> {
         list.extend([0; 4]);
     }
     list
+}
+
+#[test]
+fn or_write_sets_bits_and_gives_way_to_other_writers() {
+    let mut bench = Bench::new();
+    let cdb = padded(&[0x8b, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0]);
+    bench.data(&[0x0a, 0, 0, 3, 2, 0], &[0x81; 1024]);
+    bench.data(&cdb, &[0x18; 1024]);
+    assert_eq!(bench.data(&[0x08, 0, 0, 3, 2, 0], &[]), [0x99; 1024]);
+    // Somebody writes between the read and the write.
+    let Start::Run(mut execution) = bench.array.start(bench.nexus, [0; 8], cdb, 1024) else {
+        panic!("it takes data")
+    };
+    let mut step = execution.run(&mut bench.array, Bytes::from_static(&[0x06; 1024]));
+    let queue = CompletionQueue::new();
+    let mut requests = 0;
+    while let Step::Io { backend, request } = step {
+        if requests == 1 {
+            bench.data(&[0x0a, 0, 0, 4, 1, 0], &[0x40; 512]);
+        }
+        requests += 1;
+        backend.submit(request, queue.completion(Tag(0)));
+        step = execution.done(&mut bench.array, queue.pop().unwrap().1);
+    }
+    assert_eq!(requests, 4);
+    let expected = [[0x9f; 512], [0x46; 512]].concat();
+    assert_eq!(bench.data(&[0x08, 0, 0, 3, 2, 0], &[]), expected);
+}
+
+#[test]
+fn lba_status_tells_blocks_that_read_zero() {
+    let mut bench = Bench::new();
+    bench.data(&[0x0a, 0, 0, 16, 24, 0], &[1; 24 * 512]);
+    let mut status = |lba: u8, allocation: u8| {
+        let cdb = [
+            0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, allocation, 0, 0,
+        ];
+        bench.data(&cdb, &[])
+    };
+    let descriptor = |lba: u8, [high, low]: [u8; 2], status: u8| {
+        [0, 0, 0, 0, 0, 0, 0, lba, 0, 0, high, low, status, 0, 0, 0]
+    };
+    let one = status(20, 24);
+    assert_eq!(one[..8], [0, 0, 0, 20, 0, 0, 0, 0]);
+    assert_eq!(one[8..], descriptor(20, [0, 20], 0));
+    let three = [
+        descriptor(3, [0, 13], 1),
+        descriptor(16, [0, 24], 0),
+        descriptor(40, [0x07, 0xd8], 1),
+    ];
+    assert_eq!(status(3, 255)[8..], three.concat());
+    // A block of zeroes within a physical block is mapped; a shorter answer is the same, cut.
+    bench.data(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &unmap_list(&[(17, 3)]));
+    let cdb = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 20, 0, 0];
+    assert_eq!(bench.data(&cdb, &[])[8..], descriptor(16, [0, 24], 0)[..12]);
 }
 
 #[test]
@@ -308,7 +376,7 @@ fn a_read_only_unit_refuses_changes_before_it_looks_at_their_fields() {
         .unwrap();
     assert_eq!(bench.sense(&[0x00], &[]), [6, 0x3f, 0x0e]);
     let changes = [
-        0x0a, 0x2a, 0xaa, 0x8a, 0x2e, 0xae, 0x8e, 0x41, 0x93, 0x42, 0x89,
+        0x0a, 0x2a, 0xaa, 0x8a, 0x8b, 0x2e, 0xae, 0x8e, 0x41, 0x93, 0x42, 0x89,
     ];
     for opcode in changes {
         let mut cdb = [0xff; 16];

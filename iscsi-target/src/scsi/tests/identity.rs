@@ -95,7 +95,7 @@ fn limits_and_provisioning_of_a_thin_unit() {
     let expected = [
         0, 0xb0, 0, 0x3c, // header
         0, 128, 0, 8, // WSNZ, COMPARE AND WRITE, granularity
-        0, 0, 0x40, 0, // 8 MiB
+        0, 1, 0, 0, // 32 MiB
         0, 0, 0x08, 0, // 1 MiB
         0, 0, 0, 0, // prefetch
         0, 0x10, 0, 0, 0, 0, 1, 0, // UNMAP: blocks, descriptors
