@@ -1,4 +1,8 @@
 //! The pool of backings, on a real folder.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 mod shell_support;
 

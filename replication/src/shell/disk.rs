@@ -15,16 +15,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Whence;
 
+use super::buffer::{ALIGN_BYTES, aligned};
 use crate::engine::{DiskError, Io, IoDone};
 use crate::types::{OpId, VolumeNumber, Zeroed};
-
-/// Address and length alignment, in bytes, of every buffer made by [`aligned`].
-pub const ALIGN_BYTES: usize = 4096;
 
 /// The smallest unit, in bytes, that a backing is asked to transfer.
 pub const SECTOR_BYTES: u64 = 512;
@@ -67,15 +64,6 @@ pub struct Completion {
     pub op: OpId,
     /// What came of it.
     pub result: Result<IoDone, DiskError>,
-}
-
-/// An empty buffer of at least `len_bytes` capacity whose address is a multiple of
-/// [`ALIGN_BYTES`], as direct I/O wants it.
-pub fn aligned(len_bytes: usize) -> BytesMut {
-    let mut slab = BytesMut::with_capacity(len_bytes + ALIGN_BYTES);
-    let skip = slab.as_ptr().align_offset(ALIGN_BYTES);
-    slab.put_bytes(0, skip);
-    slab.split_off(skip)
 }
 
 /// How long to wait for a backing that another process holds.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use slab::Slab;
 
-use super::disk::aligned;
+use super::buffer::aligned;
 use super::driver::Inner;
 use super::link::LinkCounters;
 use crate::engine::{Authority, Command, CommandError, Completed, Input, Status};

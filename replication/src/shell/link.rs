@@ -20,7 +20,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 
-use super::disk::aligned;
+use super::buffer::aligned;
 use crate::types::SessionId;
 use crate::wire;
 

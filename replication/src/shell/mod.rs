@@ -3,6 +3,7 @@
 //! Nothing here decides anything about data: [`driver`] feeds the engine and carries its outputs
 //! out. One group runs on one thread, inside a tokio `LocalSet`.
 
+pub mod buffer;
 pub mod clock;
 pub mod disk;
 pub mod driver;
@@ -17,8 +18,9 @@ pub mod volatile;
 use std::io;
 use std::str::FromStr;
 
+pub use buffer::{ALIGN_BYTES, aligned};
 pub use clock::{LeaseCell, boot_time};
-pub use disk::{ALIGN_BYTES, Backing, Completion, Disk, LockWait, OpenError, aligned};
+pub use disk::{Backing, Completion, Disk, LockWait, OpenError};
 pub use driver::{DriverConfig, LinkConfig, StartError, start};
 pub use fault::{FaultDisk, FaultKind, FaultRule, Faults};
 pub use handle::{DiskWaits, Handle};

@@ -11,12 +11,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 
-use super::disk::{Backing, Completion, Disk, ZeroMethod, aligned};
+use super::buffer::aligned;
+use super::disk::{Backing, Completion, Disk, ZeroMethod};
 use super::uring::{bounced, zero_chunk};
 use crate::engine::{DiskError, Io, IoDone};
 use crate::types::{Fua, OpId, VolumeNumber};
@@ -49,7 +50,65 @@ struct State {
 struct Job {
     op: OpId,
     backing: Arc<Backing>,
-    io: Io,
+    work: Work,
+}
+
+/// An operation with its memory, which comes from the data thread's pool.
+enum Work {
+    Read {
+        offset_bytes: u64,
+        buffer: BytesMut,
+        len_bytes: usize,
+    },
+    Write {
+        offset_bytes: u64,
+        data: Bytes,
+        fua: Fua,
+    },
+    Zero {
+        offset_bytes: u64,
+        len_bytes: u64,
+        fua: Fua,
+    },
+    Flush,
+}
+
+impl Work {
+    fn new(io: Io, backing: &Backing) -> Self {
+        match io {
+            Io::Read {
+                offset_bytes,
+                len_bytes,
+            } => Self::Read {
+                offset_bytes,
+                buffer: aligned(len_bytes),
+                len_bytes,
+            },
+            Io::Write {
+                offset_bytes,
+                data,
+                fua,
+            } => Self::Write {
+                offset_bytes,
+                data: if backing.takes(data.as_ptr()) {
+                    data
+                } else {
+                    bounced(&data)
+                },
+                fua,
+            },
+            Io::WriteZeroes {
+                offset_bytes,
+                len_bytes,
+                fua,
+            } => Self::Zero {
+                offset_bytes,
+                len_bytes,
+                fua,
+            },
+            Io::Flush => Self::Flush,
+        }
+    }
 }
 
 impl ThreadDisk {
@@ -92,11 +151,9 @@ impl Disk for ThreadDisk {
             .and_then(|b| b.check(&io).map(|()| b));
         match checked {
             Ok(backing) => {
-                self.queued.push(Job {
-                    op,
-                    backing: Arc::clone(backing),
-                    io,
-                });
+                let work = Work::new(io, backing);
+                let backing = Arc::clone(backing);
+                self.queued.push(Job { op, backing, work });
                 self.in_flight += 1;
             }
             Err(error) => self.refused.push(Completion {
@@ -171,8 +228,8 @@ impl Shared {
                     .unwrap_or_else(PoisonError::into_inner);
             };
             drop(state);
-            let Job { op, backing, io } = job;
-            let result = perform(&backing, io, &mut zeros);
+            let Job { op, backing, work } = job;
+            let result = perform(&backing, work, &mut zeros);
             // Before the answer: whoever sees it may expect the lock to be free after a detach.
             drop(backing);
             let mut state = self.lock();
@@ -186,16 +243,16 @@ impl Shared {
     }
 }
 
-fn perform(backing: &Backing, io: Io, zeros: &mut Bytes) -> Result<IoDone, DiskError> {
+fn perform(backing: &Backing, work: Work, zeros: &mut Bytes) -> Result<IoDone, DiskError> {
     let failed = |what, offset_bytes| {
         move |error: io::Error| backing.failed(what, offset_bytes, errno_of(&error))
     };
-    match io {
-        Io::Read {
+    match work {
+        Work::Read {
             offset_bytes,
+            mut buffer,
             len_bytes,
         } => {
-            let mut buffer = aligned(len_bytes);
             buffer.resize(len_bytes, 0);
             backing
                 .file()
@@ -203,23 +260,18 @@ fn perform(backing: &Backing, io: Io, zeros: &mut Bytes) -> Result<IoDone, DiskE
                 .map_err(failed("read", offset_bytes))?;
             Ok(IoDone::Data(buffer.freeze()))
         }
-        Io::Write {
+        Work::Write {
             offset_bytes,
             data,
             fua,
         } => {
-            let data = if backing.takes(data.as_ptr()) {
-                data
-            } else {
-                bounced(&data)
-            };
             backing
                 .file()
                 .write_all_at(&data, offset_bytes)
                 .map_err(failed("write", offset_bytes))?;
             stable(backing, fua, offset_bytes)
         }
-        Io::WriteZeroes {
+        Work::Zero {
             offset_bytes,
             len_bytes,
             fua,
@@ -227,7 +279,7 @@ fn perform(backing: &Backing, io: Io, zeros: &mut Bytes) -> Result<IoDone, DiskE
             zero(backing, offset_bytes, len_bytes, zeros).map_err(failed("zero", offset_bytes))?;
             stable(backing, fua, offset_bytes)
         }
-        Io::Flush => stable(backing, Fua::Yes, 0),
+        Work::Flush => stable(backing, Fua::Yes, 0),
     }
 }
 

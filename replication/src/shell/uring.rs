@@ -28,7 +28,8 @@ use slab::Slab;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::disk::{ALIGN_BYTES, Backing, Completion, Disk, ZeroMethod, aligned};
+use super::buffer::{ALIGN_BYTES, aligned};
+use super::disk::{Backing, Completion, Disk, ZeroMethod};
 use crate::engine::{DiskError, Io, IoDone};
 use crate::types::{Fua, OpId, VolumeNumber};
 

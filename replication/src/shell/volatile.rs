@@ -20,7 +20,8 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
-use super::disk::{Backing, Completion, Disk, aligned};
+use super::buffer::aligned;
+use super::disk::{Backing, Completion, Disk};
 use crate::engine::{DiskError, Io, IoDone};
 use crate::types::{Fua, OpId, VolumeNumber};
 

@@ -1,4 +1,8 @@
 //! What the tests of the shell share: folders and seeded randomness.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
