@@ -1,6 +1,6 @@
 //! All units, who sees them, and what each nexus has still to be told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -35,6 +35,8 @@ pub struct Array {
     nexus_ids_used: u64,
     target_name: String,
     portals: Vec<Portal>,
+    cache_losses: BTreeSet<(UnitId, String)>,
+    cache_losses_told: Vec<(UnitId, String)>,
 }
 
 /// A whole configuration of an array.
@@ -235,6 +237,32 @@ impl Array {
         hit
     }
 
+    /// Unflushed writes to `unit` are gone: the next flush or forced write of each of
+    /// `initiators` fails once with INTERNAL TARGET FAILURE, so that it knows (law D5).
+    pub fn lose_cache<'a>(
+        &mut self,
+        unit: UnitId,
+        initiators: impl IntoIterator<Item = &'a String>,
+    ) {
+        let owed = initiators.into_iter().map(|initiator| (unit, initiator.clone()));
+        self.cache_losses.extend(owed);
+    }
+
+    /// Who was told of a lost cache since this was last asked.
+    pub fn cache_losses_told(&mut self) -> Vec<(UnitId, String)> {
+        std::mem::take(&mut self.cache_losses_told)
+    }
+
+    /// Whether this command must carry the news of a lost cache; then it is told.
+    fn tell_cache_loss(&mut self, ask: &Ask) -> bool {
+        let owed = (ask.unit, self.nexuses[&ask.nexus].nexus.initiator.clone());
+        let owes = self.cache_losses.remove(&owed);
+        if owes {
+            self.cache_losses_told.push(owed);
+        }
+        owes
+    }
+
     /// Takes a command. `offered_bytes` is how much the initiator wants to send with it: the
     /// expected data transfer length of a write, zero of any other.
     pub fn start(
@@ -416,7 +444,7 @@ impl Array {
     }
 
     /// Commands on blocks, and those whose answer depends on replicated state.
-    fn start_blocks(&self, command: BlockCommand, ask: &Ask) -> Result<Start, Sense> {
+    fn start_blocks(&mut self, command: BlockCommand, ask: &Ask) -> Result<Start, Sense> {
         let least = self.units[&ask.unit].mode.least_fua();
         let work = match blocks_work(command, &ask.geometry, least) {
             Ok(work) => work,
@@ -424,6 +452,10 @@ impl Array {
             Err(Sense::LBA_RANGE) => Work::Confirm(self.check(ask.unit, Sense::LBA_RANGE)),
             Err(sense) => return Err(sense),
         };
+        if work.promises_stable() && self.tell_cache_loss(ask) {
+            let told = Work::Confirm(self.check(ask.unit, Sense::TARGET_FAILURE));
+            return Ok(self.execute(ask, Task::Blocks(told), 0));
+        }
         let data_out_bytes = work.data_out_bytes(&ask.geometry);
         if work.takes_all_or_nothing() && ask.offered_bytes as usize != data_out_bytes {
             return Err(Sense::CDB_FIELD);

@@ -76,6 +76,28 @@ pub(crate) enum Next {
 }
 
 impl Work {
+    /// Whether GOOD would say that data are stable (law D5).
+    pub(crate) fn promises_stable(&self) -> bool {
+        match self {
+            Self::Write { fua, .. }
+            | Self::OrWrite { fua, .. }
+            | Self::CompareAndWrite { fua, .. }
+            | Self::WriteSame { fua, .. } => *fua == Fua::Yes,
+            Self::Synchronize | Self::WriteAndVerify { .. } => true,
+            Self::Confirm(_)
+            | Self::Read(_)
+            | Self::Verify { .. }
+            | Self::Unmap { .. }
+            | Self::Scan(_)
+            | Self::Reading(_)
+            | Self::Writing(_)
+            | Self::Merging(_)
+            | Self::Comparing(_)
+            | Self::Repeating(_)
+            | Self::Discarding(_) => false,
+        }
+    }
+
     /// How much the initiator has to send. The span was checked against the medium.
     pub(crate) fn data_out_bytes(&self, geometry: &Geometry) -> usize {
         let block_bytes = geometry.block_bytes as usize;

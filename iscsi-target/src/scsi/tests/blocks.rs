@@ -421,6 +421,24 @@ fn errors_of_the_backend_become_sense_in_one_way() {
 
 /// Law R5: also that an address is out of range depends on replicated state.
 #[test]
+fn a_lost_cache_fails_the_next_flush_of_each_initiator_once() {
+    let mut bench = Bench::new();
+    let second = bench.log_in(SECOND);
+    let (flush, forced) = ([0x35], [0x2a, 0x08, 0, 0, 0, 0, 0, 0, 1]);
+    let both = [FIRST.to_owned(), SECOND.to_owned()];
+    bench.array.lose_cache(DISK, &both);
+    assert!(bench.is_good(bench.nexus, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1]), "reads go on");
+    bench.data(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], &[7; 512]);
+    assert_eq!(bench.sense(&forced, &[7; 512]), [4, 0x44, 0]);
+    bench.data(&forced, &[7; 512]);
+    bench.data(&flush, &[]);
+    assert_eq!(bench.array.cache_losses_told(), [(DISK, FIRST.to_owned())]);
+    assert_eq!(bench.sense_of(second, 0, &flush), [4, 0x44, 0]);
+    assert!(bench.is_good(second, &flush));
+    assert_eq!(bench.array.cache_losses_told(), [(DISK, SECOND.to_owned())]);
+}
+
+#[test]
 fn answers_from_replicated_state_wait_for_the_backend() {
     let mut bench = Bench::new();
     let waiting: [&[u8]; 8] = [
