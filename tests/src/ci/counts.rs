@@ -72,6 +72,8 @@ pub enum Expect {
     RustTests,
     /// Prints `swarm: N histories, F failed` last.
     Swarm,
+    /// Prints `K of N mutants killed` last: a mutant that survives is a failure.
+    Kills,
 }
 
 /// How a command ended.
@@ -123,13 +125,8 @@ pub fn judge(expect: Expect, end: End, output: &str) -> Verdict {
         },
         Expect::FailureNamingBlock => failure_naming_block(end, output),
         Expect::RustTests => counted(rust_tests(output), end),
-        Expect::Swarm => match swarm(output) {
-            Some(counts) => counted(counts, end),
-            None => Verdict::failed(format!(
-                "no line `swarm: N histories, F failed`; {}",
-                ended(end)
-            )),
-        },
+        Expect::Swarm => believed(swarm(output), "`swarm: N histories, F failed`", end),
+        Expect::Kills => believed(kills(output), "`K of N mutants killed`", end),
     }
 }
 
@@ -139,6 +136,13 @@ fn failure_naming_block(end: End, output: &str) -> Verdict {
         End::Signal | End::TimeOut => Verdict::failed(ended(end)),
         End::Status(_) if output.lines().any(names_block) => Verdict::passed(),
         End::Status(_) => Verdict::failed("it failed without naming a block"),
+    }
+}
+
+fn believed(counts: Option<Counts>, line: &str, end: End) -> Verdict {
+    match counts {
+        Some(counts) => counted(counts, end),
+        None => Verdict::failed(format!("no line {line}; {}", ended(end))),
     }
 }
 
@@ -203,6 +207,21 @@ fn swarm(output: &str) -> Option<Counts> {
     let histories: u64 = histories.parse().ok()?;
     let failed: u64 = failed.strip_suffix(" failed")?.parse().ok()?;
     let passed = histories.checked_sub(failed)?;
+    Some(Counts {
+        passed,
+        failed,
+        skipped: 0,
+    })
+}
+
+fn kills(output: &str) -> Option<Counts> {
+    let rest = output
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_suffix(" mutants killed"))?;
+    let (killed, all) = rest.split_once(" of ")?;
+    let passed: u64 = killed.trim().parse().ok()?;
+    let failed = all.parse::<u64>().ok()?.checked_sub(passed)?;
     Some(Counts {
         passed,
         failed,
@@ -347,6 +366,31 @@ mod tests {
             "swarm: 10 histories, 0 failed",
         );
         assert_eq!(status.counts, counts(10, 1, 0));
+    }
+
+    #[test]
+    fn a_surviving_mutant_is_a_failure() {
+        let all = judge(
+            Expect::Kills,
+            OK,
+            "drop-ack killed by R4\n18 of 18 mutants killed\n",
+        );
+        assert_eq!(
+            all,
+            Verdict {
+                counts: counts(18, 0, 0),
+                reason: None
+            }
+        );
+        let survivor = judge(Expect::Kills, End::Status(1), "17 of 18 mutants killed");
+        assert_eq!(survivor.counts, counts(17, 1, 0));
+        for output in ["", "0 of 0 mutants killed", "3 of 2 mutants killed"] {
+            assert_eq!(
+                judge(Expect::Kills, OK, output).counts,
+                counts(0, 1, 0),
+                "{output}"
+            );
+        }
     }
 
     #[test]

@@ -219,7 +219,11 @@ mod tests {
     fn the_tiers_choose_their_stages() {
         let quick = ["format", "lints", "unit", "swarm", "demo"];
         assert_eq!(chosen(&["--quick"]), quick);
-        let plain = [&quick[..], &["image", "conformance", "cluster", "qemu"]].concat();
+        let plain = [
+            &quick[..],
+            &["mutants", "image", "conformance", "cluster", "qemu"],
+        ]
+        .concat();
         assert_eq!(chosen(&[]), plain);
         assert_eq!(chosen(&["--long"]), plain);
     }

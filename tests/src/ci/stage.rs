@@ -75,6 +75,12 @@ pub const STAGES: &[Stage] = &[
         steps: demo,
     },
     Stage {
+        name: "mutants",
+        tier: Tier::Plain,
+        packages: &[],
+        steps: mutants,
+    },
+    Stage {
         name: "image",
         tier: Tier::Plain,
         packages: &[GDISK],
@@ -173,6 +179,15 @@ fn swarm(plan: &Plan) -> Vec<Step> {
         &format!("swarm -- --histories {histories}"),
         Expect::Swarm,
     )]
+}
+
+fn mutants(plan: &Plan) -> Vec<Step> {
+    let mut steps = vec![cargo("swarm -- --mutants", Expect::Kills)];
+    if plan.injects("mutants") {
+        // an unbroken program: nothing is killed, and the stage has to say so
+        steps.push(cargo("swarm -- --histories 1", Expect::Kills));
+    }
+    steps
 }
 
 fn demo(plan: &Plan) -> Vec<Step> {
