@@ -1,11 +1,13 @@
-//! Serves one thin unit of 128 MiB from memory to anybody on this machine.
+//! Serves one unit of 128 MiB from memory to anybody on this machine.
 //!
-//! `serve --listen 127.0.0.1:3260 [--chap NAME:SECRET] [--mutual NAME:SECRET]`
+//! `serve --listen 127.0.0.1:3260 [--unit thin|thin-512|full|read-only] [--chap NAME:SECRET]
+//! [--mutual NAME:SECRET]`
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use iscsi_target::backend::{Backend, Geometry};
 use iscsi_target::hosts::{Access, ChapSecret, ChapSecrets, HostConfig, MapConfig, MapTarget};
 use iscsi_target::memory::MemoryBackend;
 use iscsi_target::registry::Limits;
@@ -22,6 +24,7 @@ struct Arguments {
     listen: Option<SocketAddr>,
     inbound: Option<ChapSecret>,
     outbound: Option<ChapSecret>,
+    unit: Option<String>,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -36,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn serve(address: SocketAddr, arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    let geometry = geometry(arguments.unit.as_deref().unwrap_or("thin"))?;
     let name = NAME.to_owned();
     let limits = Limits::default();
     let target = Target::new(TargetSettings {
@@ -63,7 +67,7 @@ async fn serve(address: SocketAddr, arguments: Arguments) -> Result<(), Box<dyn 
         units: vec![UnitConfig {
             id,
             name: "example".to_owned(),
-            backend: Rc::new(MemoryBackend::thin(BLOCKS)),
+            backend: Rc::new(MemoryBackend::new(geometry)),
         }],
         ..ArrayConfig::default()
     })?;
@@ -84,11 +88,33 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         match word.as_str() {
             "--listen" => arguments.listen = Some(value.parse()?),
             "--chap" => arguments.inbound = Some(secret(&value)?),
+            "--unit" => arguments.unit = Some(value),
             "--mutual" => arguments.outbound = Some(secret(&value)?),
             _ => return Err(format!("unknown option {word}").into()),
         }
     }
     Ok(arguments)
+}
+
+/// The kinds of unit that initiators treat differently.
+fn geometry(kind: &str) -> Result<Geometry, Box<dyn Error>> {
+    let thin = MemoryBackend::thin(BLOCKS).geometry();
+    Ok(match kind {
+        "thin" => thin,
+        "thin-512" => Geometry {
+            physical_block_exponent: 0,
+            ..thin
+        },
+        "full" => Geometry {
+            thin: false,
+            ..thin
+        },
+        "read-only" => Geometry {
+            read_only: true,
+            ..thin
+        },
+        _ => return Err(format!("unknown kind of unit {kind}").into()),
+    })
 }
 
 fn secret(text: &str) -> Result<ChapSecret, Box<dyn Error>> {

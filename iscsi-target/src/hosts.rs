@@ -497,7 +497,9 @@ pub fn check(
     maps: &[MapConfig],
     units: &BTreeSet<UnitId>,
 ) -> Result<(), ConfigError> {
-    Hosts::default().configure(hosts, &[], maps, units).map(|_| ())
+    Hosts::default()
+        .configure(hosts, &[], maps, units)
+        .map(|_| ())
 }
 
 /// Checks the syntax of an initiator name (RFC 7143 §4.2.7, RFC 3722) and lowers its letters.
