@@ -69,7 +69,7 @@ pub enum PoolError {
         left_bytes: u64,
     },
     /// The name is taken.
-    #[error("volume {number} already exists in pool {dir}", number = .number.0, dir = dir.display())]
+    #[error("volume {number} already exists in pool {dir}", dir = dir.display())]
     Exists {
         /// The pool's folder.
         dir: PathBuf,
