@@ -12,7 +12,7 @@
 //! in one system call per disk ring and per socket.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,7 +34,9 @@ use super::pool::{Pool, PoolError};
 use crate::engine::{
     CommandError, Completed, Engine, Event, Input, Lease, Opened, Output, Params, Status,
 };
-use crate::types::{CommandId, Create, Epoch, OpId, SessionId, Time, VolumeNumber, VolumeSpec};
+use crate::types::{
+    CommandId, Create, Epoch, OpId, SessionId, Time, VolumeNumber, VolumeSpec, Zeroed,
+};
 
 /// How often one turn collects from the disk before other tasks have theirs.
 const TURN_ROUNDS: usize = 8;
@@ -105,9 +107,10 @@ pub fn start(
             link: Link::default(),
             lease: Lease::None,
             submitted: BTreeMap::new(),
-            attached: BTreeSet::new(),
+            attached: BTreeMap::new(),
         }),
         inputs: RefCell::default(),
+        early: RefCell::new(Some(Vec::new())),
         replies: RefCell::default(),
         on_event: RefCell::new(Box::new(on_event)),
         busy: Cell::new(false),
@@ -123,14 +126,14 @@ pub fn start(
     inner.spawn(async move {
         let mut found = Vec::new();
         for volume in listed {
-            found.push(opening.open_found(volume.number).await);
+            let number = volume.number;
+            match opening.pool.open_volume(number, LockWait::Forever).await {
+                Ok(backing) => found.push(opening.attach(number, backing)),
+                // The engine finds the volume missing from its table and says so.
+                Err(error) => tracing::error!(%error, "a volume of the pool stays closed"),
+            }
         }
-        let (found, failed): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
-        let found = found.into_iter().flatten().collect();
-        opening.input(Input::Start { found, seal });
-        for failure in failed.into_iter().filter_map(Result::err) {
-            opening.input(failure);
-        }
+        opening.begin(Input::Start { found, seal });
     });
     if let Some(listener) = link.listener {
         inner.spawn(Rc::clone(&inner).accept(listener));
@@ -144,6 +147,8 @@ pub fn start(
 pub(super) struct Inner {
     core: RefCell<Core>,
     inputs: RefCell<VecDeque<Input>>,
+    /// What came before the pool was open; it follows `Start`.
+    early: RefCell<Option<Vec<Input>>>,
     replies: RefCell<Replies>,
     on_event: RefCell<Box<dyn FnMut(Event)>>,
     /// The engine is being fed further up the stack.
@@ -166,7 +171,8 @@ struct Core {
     lease: Lease,
     /// When each operation in flight was submitted (law R12).
     submitted: BTreeMap<OpId, Time>,
-    attached: BTreeSet<VolumeNumber>,
+    /// The size of every backing that the disk port has.
+    attached: BTreeMap<VolumeNumber, u64>,
 }
 
 /// What leaves the engine for code that may call back in.
@@ -238,7 +244,18 @@ impl Core {
 impl Inner {
     /// Queues an input and lets the engine have it, now or when it is free.
     pub(super) fn input(self: &Rc<Self>, input: Input) {
+        if let Some(early) = self.early.borrow_mut().as_mut() {
+            return early.push(input);
+        }
         self.inputs.borrow_mut().push_back(input);
+        self.pump();
+    }
+
+    /// Feeds the first input and all that came before it.
+    fn begin(self: &Rc<Self>, start: Input) {
+        let early = self.early.take().expect("a group begins once");
+        self.inputs.borrow_mut().push_back(start);
+        self.inputs.borrow_mut().extend(early);
         self.pump();
     }
 
@@ -321,17 +338,12 @@ impl Inner {
         tasks.push(spawn_local(task));
     }
 
-    async fn open_found(&self, number: VolumeNumber) -> Result<Opened, Input> {
-        match self.pool.open_volume(number, LockWait::Forever).await {
-            Ok(backing) => Ok(self.attach(number, backing)),
-            Err(error) => Err(Input::OpenFailed {
-                number,
-                reason: error.to_string(),
-            }),
-        }
-    }
-
     async fn open_asked(&self, number: VolumeNumber, backing_bytes: u64, create: Create) -> Input {
+        let attached = self.core.borrow().attached.get(&number).copied();
+        if let Some(size_bytes) = attached {
+            // Found at start and not what it should be: it is made again where it lies.
+            return self.opened_again(number, size_bytes, backing_bytes);
+        }
         let opened = match create {
             Create::Yes => self.pool.create_volume(number, backing_bytes).await,
             Create::No => self.pool.open_volume(number, LockWait::Forever).await,
@@ -345,11 +357,28 @@ impl Inner {
         }
     }
 
+    fn opened_again(&self, number: VolumeNumber, size_bytes: u64, wanted_bytes: u64) -> Input {
+        if size_bytes < wanted_bytes {
+            let path = self.pool.path(number);
+            let reason = format!(
+                "{} has {size_bytes} bytes and needs {wanted_bytes}; move it away and restart",
+                path.display()
+            );
+            return Input::OpenFailed { number, reason };
+        }
+        let zeroed = Zeroed::Unknown;
+        Input::Opened(Opened {
+            number,
+            size_bytes,
+            zeroed,
+        })
+    }
+
     fn attach(&self, number: VolumeNumber, backing: Arc<Backing>) -> Opened {
         let (size_bytes, zeroed) = (backing.size_bytes(), backing.zeroed());
         let mut core = self.core.borrow_mut();
         core.disk.attach(number, backing);
-        core.attached.insert(number);
+        core.attached.insert(number, size_bytes);
         Opened {
             number,
             size_bytes,
@@ -605,7 +634,7 @@ impl Inner {
             );
         }
         let mut core = self.core.borrow_mut();
-        for number in std::mem::take(&mut core.attached) {
+        for number in std::mem::take(&mut core.attached).into_keys() {
             core.disk.detach(number);
         }
     }
