@@ -12,11 +12,23 @@
 //! `poll_timeout` when to call again. Durability is explicit: what follows an
 //! [`Output::Persist`](node::Output::Persist) leaves only after its `Persisted` came back.
 
+pub mod authority;
+pub mod codec;
+pub mod lease;
+pub mod mutants;
 pub mod node;
+pub mod path;
 pub mod record;
+pub mod register;
 pub mod resource;
 pub mod types;
+pub mod wire;
 pub mod witness;
+
+mod acceptor;
+mod ledger;
+mod peer;
+mod plan;
 
 pub use node::{
     Authority, Event, Input, Lease, LinkStatus, Node, OperatorCommand, Output, Params, Role, Status,

@@ -1,5 +1,6 @@
 //! The durable record of a voter, and its bytes on disk.
 
+use crate::codec::{Malformed, Reader, Writer};
 use crate::types::{
     Ballot, Config, DiskInstance, Epoch, GroupId, Members, NodeId, Policy, Reason, Timing,
     TimingError, Voter, VoterInstance,
@@ -114,5 +115,153 @@ pub const fn blank(instance: VoterInstance) -> Record {
         record_seq: 0,
         group: None,
         seen: Vec::new(),
+    }
+}
+
+const MAGIC: u32 = u32::from_le_bytes(*b"TWRC");
+const VERSION: u32 = 1;
+
+/// Why stored bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// No record was ever written here, or it is of another program.
+    #[error("not a voter record")]
+    Foreign,
+    /// Written by another version.
+    #[error("voter record version {0} is not understood; update twinsan on this box")]
+    Version(u32),
+    /// The check sum does not fit, or the content is cut off.
+    #[error("voter record is damaged")]
+    Damaged,
+}
+
+impl From<Malformed> for RecordError {
+    fn from(_: Malformed) -> Self {
+        Self::Damaged
+    }
+}
+
+impl Record {
+    /// The bytes to store: magic, version, length, content, CRC32C of all before.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut content = Writer::default();
+        content.u128(self.instance.0);
+        content.u64(self.record_seq);
+        content.option(self.group.as_ref(), |out, group| {
+            out.u128(group.group.0);
+            out.ballot(&group.promised);
+            out.ballot(&group.accepted.0);
+            out.config(&group.accepted.1);
+            out.u64(group.counter);
+            out.u32(group.largest_lease_ms);
+            out.u64(group.seal.0);
+        });
+        content.list(&self.seen, |out, seen| {
+            out.u128(seen.0.0);
+            out.u64(seen.1);
+        });
+        let mut out = Writer::default();
+        out.u32(MAGIC);
+        out.u32(VERSION);
+        out.u32(u32::try_from(content.0.len()).expect("bounded lists"));
+        out.0.extend_from_slice(&content.0);
+        let check = crc32c::crc32c(&out.0);
+        out.u32(check);
+        out.0
+    }
+
+    /// The record in `bytes`; what follows it is ignored.
+    ///
+    /// # Errors
+    /// Bytes that [`Record::encode`] did not make, or that changed since.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut head = Reader(bytes);
+        if head.u32().map_err(|_| RecordError::Foreign)? != MAGIC {
+            return Err(RecordError::Foreign);
+        }
+        let version = head.u32()?;
+        if version != VERSION {
+            return Err(RecordError::Version(version));
+        }
+        let len = usize::try_from(head.u32()?).map_err(|_| RecordError::Damaged)?;
+        let end = len.checked_add(12).ok_or(RecordError::Damaged)?;
+        let (signed, tail) = bytes.split_at_checked(end).ok_or(RecordError::Damaged)?;
+        if Reader(tail).u32()? != crc32c::crc32c(signed) {
+            return Err(RecordError::Damaged);
+        }
+        let mut from = Reader(&signed[12..]);
+        let record = Self {
+            instance: VoterInstance(from.u128()?),
+            record_seq: from.u64()?,
+            group: from.option(|from| {
+                Ok(GroupRecord {
+                    group: GroupId(from.u128()?),
+                    promised: from.ballot()?,
+                    accepted: (from.ballot()?, from.config()?),
+                    counter: from.u64()?,
+                    largest_lease_ms: from.u32()?,
+                    seal: Epoch(from.u64()?),
+                })
+            })?,
+            seen: from.list(|from| Ok((VoterInstance(from.u128()?), from.u64()?)))?,
+        };
+        from.end()?;
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Record {
+        let ids = (VoterInstance(7), DiskInstance(8));
+        let mut record = genesis(
+            GroupId(1),
+            NodeId(1),
+            ids,
+            Timing::default(),
+            Policy::Witness,
+        )
+        .unwrap();
+        record.seen.push((VoterInstance(9), 3));
+        record
+    }
+
+    #[test]
+    fn a_record_survives_its_bytes() {
+        for record in [sample(), blank(VoterInstance(5))] {
+            let mut bytes = record.encode();
+            bytes.resize(4096, 0);
+            assert_eq!(Record::decode(&bytes), Ok(record));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let bytes = sample().encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::decode(&damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let bytes = sample().encode();
+        for len in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn policies_without_a_witness_are_refused_in_words() {
+        let ids = (VoterInstance(7), DiskInstance(8));
+        for policy in [Policy::Fence, Policy::Manual, Policy::Preferred(NodeId(1))] {
+            let error = genesis(GroupId(1), NodeId(1), ids, Timing::default(), policy);
+            assert!(error.unwrap_err().to_string().contains("pair a witness"));
+        }
     }
 }

@@ -142,7 +142,7 @@ pub enum Output {
         /// To be named in `Persisted`.
         id: PersistId,
         /// What to write.
-        record: Record,
+        record: Box<Record>,
     },
     /// Send a datagram.
     Send {
@@ -322,7 +322,7 @@ pub enum Event {
     /// A config is known chosen.
     Chosen {
         /// The config.
-        config: Config,
+        config: Box<Config>,
     },
     /// This box wants to become primary.
     Candidacy {

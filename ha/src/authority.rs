@@ -1,0 +1,279 @@
+//! The rules: one pure function for each, from the config read to the config to commit.
+//!
+//! None of them knows time, messages or disks. Each either derives the next config or says why
+//! this box may not.
+
+use core::fmt;
+
+use crate::mutants::mutant;
+use crate::types::{
+    Attached, Config, DataState, DiskInstance, Epoch, Incarnation, Members, NodeId, Reason, Voter,
+};
+
+/// Who asks, and what it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// This box.
+    pub me: NodeId,
+    /// This process.
+    pub incarnation: Incarnation,
+    /// What the engine says about this box's copy; none before it said anything.
+    pub data: Option<&'a DataState>,
+    /// Generation of this box's cluster configuration.
+    pub config_generation: u64,
+}
+
+/// Why a rule does not apply to this box.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Another box or another process is primary.
+    Superseded {
+        /// By that epoch.
+        epoch: Epoch,
+        /// Its primary.
+        primary: Option<NodeId>,
+    },
+    /// This box is not in S: others have acknowledged writes that it lacks (laws R1, R2).
+    NotInSync {
+        /// S was committed in that epoch.
+        epoch: Epoch,
+        /// Who has the data.
+        in_sync: Members,
+    },
+    /// A volume is missing or damaged (H9b, H36).
+    NotAttached(String),
+    /// The copy is not the one that was in S (H9b).
+    OtherDisk,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Superseded {
+                epoch,
+                primary: Some(node),
+            } => {
+                write!(f, "{node} is primary since epoch {epoch}")
+            }
+            Self::Superseded {
+                epoch,
+                primary: None,
+            } => {
+                write!(f, "epoch {epoch} ended this box's primacy")
+            }
+            Self::NotInSync { epoch, in_sync } => {
+                let mut names: Vec<String> = in_sync.iter().map(|node| node.to_string()).collect();
+                if names.is_empty() {
+                    names.push(String::from("no box"));
+                }
+                let names = names.join(" and ");
+                write!(
+                    f,
+                    "{names} has newer data (epoch {epoch}); start {names}, or, if it is gone for \
+                     good, force this box and lose what was written there"
+                )
+            }
+            Self::NotAttached(reason) => {
+                write!(
+                    f,
+                    "this box's data is not complete: {reason}; bring it back first"
+                )
+            }
+            Self::OtherDisk => f.write_str(
+                "the disks in this box are not the ones that were in sync; put the right disks \
+                 in, or let the other box copy to these",
+            ),
+        }
+    }
+}
+
+/// In S, with every volume attached and the very copy that was in S (laws R1 and R2, H9).
+///
+/// # Errors
+/// Says what is missing.
+pub fn eligible(read: &Config, standing: &Standing<'_>) -> Result<(), Unfit> {
+    if !read.in_sync.contains(standing.me) && !mutant!(IgnoreInSync) {
+        return Err(Unfit::NotInSync {
+            epoch: read.epoch,
+            in_sync: read.in_sync,
+        });
+    }
+    if mutant!(IgnoreEligibility) {
+        return Ok(());
+    }
+    match standing.data {
+        None => Err(Unfit::NotAttached(String::from(
+            "its volumes are not open yet",
+        ))),
+        Some(DataState {
+            attached: Attached::No(reason),
+            ..
+        }) => Err(Unfit::NotAttached(reason.clone())),
+        Some(data) if data.disk.is_none() || data.disk != read.disk_of(standing.me) => {
+            Err(Unfit::OtherDisk)
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Law R1: go on alone. `known` is the config last known chosen: the peer's data epoch is that
+/// one, because it hears of a later one only in the data stream, after it is known chosen (H30).
+///
+/// # Errors
+/// Refuses a box that is not primary any more, or not fit.
+pub fn degrade(read: &Config, known: &Config, standing: &Standing<'_>) -> Result<Config, Unfit> {
+    still_primary(read, standing)?;
+    eligible(read, standing)?;
+    let alone = Members::one(standing.me);
+    if read.in_sync == alone && read.epoch > known.epoch {
+        return Ok(read.clone()); // proposed before, in doubt until now
+    }
+    let mut next = successor(read, standing, Reason::Degrade);
+    next.in_sync = alone;
+    next.resync_base_epoch = known.resync_base_epoch.clone();
+    for node in known.in_sync.without(standing.me).iter() {
+        set(&mut next.resync_base_epoch, node, known.epoch);
+    }
+    Ok(next)
+}
+
+/// Law R2: become primary; S' is always {me} (H6).
+///
+/// # Errors
+/// Refuses a box that is not fit.
+pub fn promote(read: &Config, standing: &Standing<'_>) -> Result<Config, Unfit> {
+    eligible(read, standing)?;
+    let mut next = successor(read, standing, Reason::Promote);
+    next.primary = Some((standing.me, standing.incarnation));
+    for node in read.in_sync.without(standing.me).iter() {
+        set(&mut next.resync_base_epoch, node, read.epoch);
+    }
+    if !mutant!(PromoteBoth) {
+        next.in_sync = Members::one(standing.me);
+    }
+    Ok(next)
+}
+
+/// Law R6, step (4): the peer holds everything and acks have waited for it.
+///
+/// # Errors
+/// Refuses a box that is not primary any more, or not fit.
+pub fn readmit(
+    read: &Config,
+    peer: (NodeId, DiskInstance),
+    standing: &Standing<'_>,
+) -> Result<Config, Unfit> {
+    still_primary(read, standing)?;
+    eligible(read, standing)?;
+    let both = Members::pair(standing.me, peer.0);
+    if read.in_sync == both && read.disk_of(peer.0) == Some(peer.1) {
+        return Ok(read.clone());
+    }
+    let mut next = successor(read, standing, Reason::Readmit);
+    next.in_sync = both;
+    set(&mut next.members, peer.0, peer.1);
+    next.resync_base_epoch.retain(|base| base.0 != peer.0);
+    Ok(next)
+}
+
+/// Law R7: the stopped, drained and flushed primary names the peer.
+///
+/// # Errors
+/// Refuses a box that is not primary any more, or a peer that is not in S.
+pub fn handover(
+    read: &Config,
+    to: (NodeId, Incarnation),
+    standing: &Standing<'_>,
+) -> Result<Config, Unfit> {
+    if read.primary == Some(to) {
+        return Ok(read.clone());
+    }
+    still_primary(read, standing)?;
+    if !read.in_sync.contains(to.0) {
+        return Err(Unfit::NotInSync {
+            epoch: read.epoch,
+            in_sync: read.in_sync,
+        });
+    }
+    let mut next = successor(read, standing, Reason::Handover);
+    next.primary = Some(to);
+    Ok(next)
+}
+
+/// Law R7 in doubt, and the value read is still the old one: take the handover back, in a new
+/// epoch (H2).
+///
+/// # Errors
+/// Refuses a box that is not primary any more.
+pub fn take_back(read: &Config, standing: &Standing<'_>) -> Result<Config, Unfit> {
+    still_primary(read, standing)?;
+    Ok(successor(read, standing, Reason::HandoverCancelled))
+}
+
+/// Law R7, the other side, and law R5 after a foreign promise: the same value again under a
+/// ballot of this box.
+///
+/// # Errors
+/// Refuses a box that is not primary any more.
+pub fn reaffirm(read: &Config, standing: &Standing<'_>) -> Result<Config, Unfit> {
+    still_primary(read, standing)?;
+    Ok(read.clone())
+}
+
+/// Law R10: fills an empty slot of the roster. Neither S nor the primary changes, so the epoch
+/// does not either: nothing on the data path depends on who votes.
+///
+/// # Errors
+/// Refuses a box that is not primary any more.
+pub fn admit(read: &Config, voter: Voter, standing: &Standing<'_>) -> Result<Config, Unfit> {
+    still_primary(read, standing)?;
+    if read.voter(voter.node).is_some() {
+        return Ok(read.clone());
+    }
+    let mut next = successor(read, standing, Reason::Admit);
+    next.epoch = read.epoch;
+    next.voters.push(voter);
+    Ok(next)
+}
+
+/// Law R10: empties a slot of the roster, within the epoch.
+///
+/// # Errors
+/// Refuses a box that is not primary any more.
+pub fn remove(read: &Config, node: NodeId, standing: &Standing<'_>) -> Result<Config, Unfit> {
+    still_primary(read, standing)?;
+    if read.voter(node).is_none() {
+        return Ok(read.clone());
+    }
+    let mut next = successor(read, standing, Reason::Remove);
+    next.epoch = read.epoch;
+    next.voters.retain(|voter| voter.node != node);
+    Ok(next)
+}
+
+/// Law R0: an epoch belongs to one process of one box.
+fn still_primary(read: &Config, standing: &Standing<'_>) -> Result<(), Unfit> {
+    if read.primary == Some((standing.me, standing.incarnation)) {
+        return Ok(());
+    }
+    let primary = read.primary.map(|primary| primary.0);
+    Err(Unfit::Superseded {
+        epoch: read.epoch,
+        primary,
+    })
+}
+
+fn successor(read: &Config, standing: &Standing<'_>, reason: Reason) -> Config {
+    Config {
+        epoch: read.epoch.next(),
+        config_generation: standing.config_generation,
+        reason,
+        ..read.clone()
+    }
+}
+
+fn set<T>(entries: &mut Vec<(NodeId, T)>, node: NodeId, value: T) {
+    entries.retain(|entry| entry.0 != node);
+    entries.push((node, value));
+    entries.sort_by_key(|entry| entry.0);
+}
