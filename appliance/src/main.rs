@@ -1,2 +1,71 @@
-//! twinsan
-fn main() {}
+//! The `twinsan` program.
+
+use std::process::ExitCode;
+
+use appliance::api::types::Refusal;
+use appliance::cli::{Cli, LabArgs, Verb};
+use appliance::{daemon, demo, first_process, init, verbs, witness};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return first_process::run();
+    }
+    // Cargo aliases pass one `--` of their own.
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.get(2).is_some_and(|word| word == "--") {
+        words.remove(2);
+    }
+    let cli = Cli::parse_from(words);
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(refusal) => {
+            if cli.json {
+                let line = serde_json::json!({"schema": 1, "error": refusal});
+                verbs::say(&line.to_string());
+            }
+            eprintln!("twinsan: {refusal}");
+            ExitCode::from(refusal.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Refusal> {
+    match &cli.verb {
+        Verb::Demo(args) => runtime()?.block_on(demo::run(args, cli.json)),
+        Verb::Init => init::run(&cli.config),
+        Verb::Run(args) => daemon::run(&cli.config, lab(args.lab())),
+        Verb::Witness(args) => {
+            end_with_parent(args.end_with_parent);
+            witness::run(&cli.config)
+        }
+        Verb::Status { .. }
+        | Verb::Events { .. }
+        | Verb::Volume(_)
+        | Verb::Host(_)
+        | Verb::Lun(_)
+        | Verb::Address(_)
+        | Verb::Switchover { .. }
+        | Verb::Config(_) => runtime()?.block_on(verbs::run(cli)),
+    }
+}
+
+fn lab(lab: &LabArgs) -> &LabArgs {
+    end_with_parent(lab.end_with_parent);
+    lab
+}
+
+/// So that no daemon of a demo or a test outlives it, however that ends.
+fn end_with_parent(wanted: bool) {
+    if wanted {
+        let signal = nix::sys::signal::Signal::SIGKILL;
+        nix::sys::prctl::set_pdeathsig(signal).expect("Linux has had this since 2.1.57");
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Refusal> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Refusal::failed(format!("cannot start: {error}")))
+}

@@ -12,6 +12,9 @@ pub const SLOT_BYTES: u64 = SYSTEM_VOLUME_BYTES / 2;
 /// Largest value.
 pub const VALUE_BYTES_MAX: usize = 4 << 20;
 
+/// What is read first of a slot: enough for its header and a small value.
+pub const READ_FIRST_BYTES: usize = 64 << 10;
+
 const HEADER_BYTES: usize = 32;
 const BLOCK_BYTES: usize = 4096;
 const MAGIC: [u8; 8] = *b"twstate1";
@@ -59,6 +62,17 @@ impl Slots {
                 (Self { sequence }, Some(value))
             })
     }
+}
+
+/// Bytes to read for the whole slot that begins with `head`, in whole blocks; none without a
+/// header.
+#[must_use]
+pub fn slot_bytes(head: &[u8]) -> Option<usize> {
+    let header = head
+        .get(..HEADER_BYTES)
+        .filter(|header| header[..8] == MAGIC)?;
+    let len = usize::try_from(u64::from_le_bytes(header[16..24].try_into().ok()?)).ok()?;
+    (len <= VALUE_BYTES_MAX).then(|| (HEADER_BYTES + len).next_multiple_of(BLOCK_BYTES))
 }
 
 fn offset_bytes(sequence: u64) -> u64 {

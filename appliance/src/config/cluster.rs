@@ -9,7 +9,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use iscsi_target::hosts;
+
 use super::node::name_is_plain;
+use crate::masking::Masking;
 
 /// Volumes a pair holds at the most; the system volume is not counted.
 pub const VOLUMES_MAX: usize = 256;
@@ -114,7 +117,7 @@ pub struct Host {
 }
 
 /// An IP network.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
     /// First address or any in it.
@@ -161,7 +164,7 @@ pub struct Map {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Edit {
-    /// Names the target; only while there is none.
+    /// Names the target; only while it has neither addresses nor maps.
     Target(String),
     /// A new volume; its number is the next one.
     AddVolume {
@@ -219,12 +222,13 @@ impl Cluster {
 
     fn edit(&mut self, edit: &Edit) -> Result<(), String> {
         match edit {
-            Edit::Target(name) if self.target.is_empty() || self.target == *name => {
-                self.target.clone_from(name);
+            Edit::Target(name) if self.maps.is_empty() && self.addresses.is_empty() => {
+                self.target = hosts::check_initiator(name).map_err(|error| error.to_string())?;
             }
             Edit::Target(_) => {
                 return Err(format!(
-                    "the target is called {} already; initiators remember it, so it stays",
+                    "the target is called {} and has addresses or maps; initiators remember its \
+                     name, so it stays",
                     self.target
                 ));
             }
@@ -313,8 +317,13 @@ impl Cluster {
     /// Every rule of the whole value.
     fn check(&self) -> Result<(), String> {
         self.check_volumes()?;
-        self.check_hosts()?;
-        self.check_maps()?;
+        for host in &self.hosts {
+            name_is_plain(&host.name)?;
+        }
+        for map in &self.maps {
+            self.host(&map.host)?;
+        }
+        Masking::of(self)?;
         self.check_addresses()
     }
 
@@ -337,70 +346,6 @@ impl Cluster {
                     "{} bytes is no size for volume {}; use 1 MiB to 1 PiB in whole 4 KiB",
                     volume.size_bytes, volume.name
                 ));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_hosts(&self) -> Result<(), String> {
-        unique(self.hosts.iter().map(|host| host.name.as_str()), "host")?;
-        for host in &self.hosts {
-            name_is_plain(&host.name)?;
-            if host.name == "any" {
-                if host.networks.is_empty() || !host.iqns.is_empty() {
-                    return Err(
-                        "host `any` matches every initiator that no other host names, so \
-                                it needs --network and no iqn"
-                            .to_owned(),
-                    );
-                }
-            } else if host.iqns.is_empty() {
-                return Err(format!("host {} needs at least one iqn", host.name));
-            }
-            for iqn in &host.iqns {
-                self.check_iqn(host, iqn)?;
-            }
-            if let Some(chap) = &host.chap {
-                check_chap(&host.name, chap)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_iqn(&self, host: &Host, iqn: &str) -> Result<(), String> {
-        iqn_is_valid(iqn)?;
-        let uses = |other: &&Host| other.iqns.iter().any(|known| known == iqn);
-        match self
-            .hosts
-            .iter()
-            .filter(uses)
-            .find(|other| other.name != host.name)
-        {
-            Some(other) => Err(format!(
-                "{iqn} is in host {} and in host {}; an initiator belongs to one host: remove it \
-                 from one of them",
-                other.name, host.name
-            )),
-            None if host.iqns.iter().filter(|known| *known == iqn).count() > 1 => {
-                Err(format!("{iqn} stands twice in host {}", host.name))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn check_maps(&self) -> Result<(), String> {
-        for (index, map) in self.maps.iter().enumerate() {
-            self.host(&map.host)?;
-            self.volume(&map.volume)?;
-            let same = |other: &Map| other.host == map.host && other.lun == map.lun;
-            if self.maps[..index].iter().any(same) {
-                return Err(format!(
-                    "host {} has a LUN {} already; choose another number or unmap it first",
-                    map.host, map.lun
-                ));
-            }
-            if map.lun > 255 {
-                return Err(format!("LUN {} is too large; use 0 to 255", map.lun));
             }
         }
         Ok(())
@@ -451,58 +396,6 @@ fn unique<'a>(names: impl Iterator<Item = &'a str>, what: &str) -> Result<(), St
         }
     }
     Ok(())
-}
-
-/// RFC 7143 §4.2.7: the three forms of an iSCSI name.
-///
-/// # Errors
-/// A sentence with the form to use.
-pub fn iqn_is_valid(name: &str) -> Result<(), String> {
-    let allowed =
-        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | ':');
-    let dated = |rest: &str| {
-        let bytes = rest.as_bytes();
-        bytes.len() > 8
-            && bytes[..4].iter().all(u8::is_ascii_digit)
-            && bytes[4] == b'-'
-            && bytes[5..7].iter().all(u8::is_ascii_digit)
-            && bytes[7] == b'.'
-    };
-    let hex = |rest: &str, lengths: &[usize]| {
-        lengths.contains(&rest.len()) && rest.chars().all(|c| c.is_ascii_hexdigit())
-    };
-    let good = name.len() <= 223
-        && match name.split_once('.') {
-            Some(("iqn", rest)) => dated(rest) && name.chars().all(allowed),
-            Some(("eui", rest)) => hex(rest, &[16]),
-            Some(("naa", rest)) => hex(rest, &[16, 32]),
-            Some(_) | None => false,
-        };
-    if good {
-        return Ok(());
-    }
-    Err(format!(
-        "`{name}` is not an iSCSI name; write it as the host shows it, like \
-         iqn.2026-11.org.example:host1 (see /etc/iscsi/initiatorname.iscsi)"
-    ))
-}
-
-fn check_chap(host: &str, chap: &Chap) -> Result<(), String> {
-    let secrets = std::iter::once(&chap.secret).chain(chap.mutual.as_ref().map(|(_, s)| s));
-    for secret in secrets {
-        if !(12..=128).contains(&secret.len()) {
-            return Err(format!(
-                "a CHAP secret of host {host} has {} characters; use 12 to 128 (RFC 7143 §12.1.3)",
-                secret.len()
-            ));
-        }
-    }
-    match &chap.mutual {
-        Some((_, secret)) if *secret == chap.secret => Err(format!(
-            "host {host} has one CHAP secret for both directions; use two different ones"
-        )),
-        Some(_) | None => Ok(()),
-    }
 }
 
 impl TryFrom<String> for Network {
@@ -633,14 +526,12 @@ mod tests {
             mutual: None,
         });
         let cases = [
-            (
-                Edit::AddHost(host("b", "iqn.2026-11.org.x:a")),
-                "belongs to one host",
-            ),
-            (Edit::AddHost(host("b", "IQN.bad")), "not an iSCSI name"),
-            (Edit::AddHost(any), "needs --network"),
-            (Edit::AddHost(short), "12 to 128"),
-            (Edit::Map(map), "has a LUN 0 already"),
+            (Edit::AddHost(host("b", "iqn.2026-11.org.x:a")), "keep one"),
+            (Edit::AddHost(host("b", "IQN.bad")), "is not an iSCSI name"),
+            (Edit::AddHost(host("b", "iqn.2026-11.org.x:*")), "wildcard"),
+            (Edit::AddHost(any), "needs source networks"),
+            (Edit::AddHost(short), "at least 12 bytes"),
+            (Edit::Map(map), "mapped twice"),
             (
                 Edit::RemoveVolume("v".into()),
                 "first `twinsan lun unmap a 0`",

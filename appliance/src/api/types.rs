@@ -1,0 +1,220 @@
+//! What the local API says; shared by server, command line and tests.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::cluster::{Edit, Generation};
+
+/// Version of every JSON document this program prints.
+pub const SCHEMA: u32 = 1;
+
+/// Everything about one box and its pair, in one document.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name of the box that answers.
+    pub node: String,
+    /// Name of the other box.
+    pub peer: String,
+    /// The verdict in one sentence.
+    pub verdict: String,
+    /// Why it is so.
+    pub why: String,
+    /// The one right next command, or that there is nothing to do.
+    pub next: String,
+    /// `primary`, `standby` or what it is on the way to.
+    pub role: String,
+    /// Epoch of the accepted configuration.
+    pub epoch: u64,
+    /// Primary of the accepted configuration.
+    pub primary: Option<String>,
+    /// Boxes with every acknowledged write.
+    pub in_sync: Vec<String>,
+    /// Voters and when they were last heard.
+    pub voters: Vec<Voter>,
+    /// Heartbeat links to the peer.
+    pub links: Vec<Link>,
+    /// The mirror.
+    pub mirror: Mirror,
+    /// Service addresses.
+    pub addresses: Vec<ServiceAddress>,
+    /// iSCSI name of the target.
+    pub target: String,
+    /// Volumes.
+    pub volumes: Vec<Volume>,
+    /// Logged-in initiators.
+    pub sessions: Vec<Session>,
+    /// Cluster configuration in force.
+    pub generation: Generation,
+}
+
+/// One vote.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Voter {
+    /// Name.
+    pub name: String,
+    /// Milliseconds since it was last heard; none: never.
+    pub heard_ms: Option<u64>,
+    /// It counts in a majority.
+    pub admitted: bool,
+}
+
+/// One heartbeat link.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// Name from `node.toml`.
+    pub name: String,
+    /// Milliseconds since the peer was last heard on it; none: never.
+    pub heard_ms: Option<u64>,
+}
+
+/// The mirror as this box sees it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Mirror {
+    /// The data session to the peer is up.
+    pub connected: bool,
+    /// `in sync`, `resync`, `alone`, `frozen`, `standby` ...
+    pub state: String,
+    /// Bytes the peer still lacks.
+    pub dirty_bytes: u64,
+    /// A running resync.
+    pub resync: Option<Resync>,
+    /// Writes accepted and not yet acknowledged.
+    pub writes_in_flight: u64,
+}
+
+/// Progress of a resync.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Resync {
+    /// Bytes at its start.
+    pub total_bytes: u64,
+    /// Bytes left.
+    pub left_bytes: u64,
+    /// Done, of 100.
+    pub percent: f64,
+    /// Present rate.
+    pub bytes_per_second: u64,
+    /// At that rate.
+    pub seconds_left: Option<u64>,
+}
+
+/// One service address.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ServiceAddress {
+    /// Address and network bits.
+    pub cidr: String,
+    /// Portal group tag.
+    pub tag: u16,
+    /// This box serves it now.
+    pub here: bool,
+}
+
+/// One volume.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    /// Name.
+    pub name: String,
+    /// Identity.
+    pub uuid: String,
+    /// Size.
+    pub size_bytes: u64,
+    /// Backing file on this box.
+    pub file: String,
+    /// Where its data area starts in the file.
+    pub data_offset: u64,
+    /// LUN maps: host, number, read-only.
+    pub maps: Vec<(String, u16, bool)>,
+}
+
+/// One logged-in initiator.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Session {
+    /// iSCSI name.
+    pub initiator: String,
+    /// Where it comes from.
+    pub address: String,
+    /// Tag of the portal it uses.
+    pub tag: u16,
+}
+
+/// One thing an operator would tell a colleague.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// Order on this box since it started.
+    pub sequence: u64,
+    /// Seconds since 1970, for people.
+    pub unix_ms: u64,
+    /// What happened, what it means for the data, what to do.
+    pub text: String,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// A change of the cluster configuration.
+    Edit(Edit),
+    /// Moves the primary role; to the peer if no box is named.
+    Switchover {
+        /// Name of the box.
+        to: Option<String>,
+    },
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Decides the exit code.
+    pub kind: RefusalKind,
+    /// What happened, what it means for the data, what to do next.
+    pub message: String,
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// It was tried and failed: exit code 1.
+    Failed,
+    /// The request makes no sense: exit code 2.
+    Usage,
+    /// It would endanger data: exit code 3.
+    Safety,
+}
+
+impl Refusal {
+    /// It was tried and failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self {
+            kind: RefusalKind::Failed,
+            message: message.into(),
+        }
+    }
+
+    /// The request makes no sense.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            kind: RefusalKind::Usage,
+            message: message.into(),
+        }
+    }
+
+    /// It would endanger data.
+    pub fn safety(message: impl Into<String>) -> Self {
+        Self {
+            kind: RefusalKind::Safety,
+            message: message.into(),
+        }
+    }
+
+    /// Exit code of the program (design: 1 failed, 2 usage, 3 refused for safety).
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self.kind {
+            RefusalKind::Failed => 1,
+            RefusalKind::Usage => 2,
+            RefusalKind::Safety => 3,
+        }
+    }
+}

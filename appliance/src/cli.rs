@@ -1,0 +1,251 @@
+//! The command line: what can be typed. What it does is in `verbs`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::cluster::Network;
+
+/// Two servers and a switch: one mirrored iSCSI array.
+#[derive(Debug, Parser)]
+#[command(name = "twinsan", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Socket of the daemon to talk to; default: the one `node.toml` names.
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub api: Option<PathBuf>,
+    /// This box's configuration.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/twinsan/node.toml"
+    )]
+    pub config: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Shows a survived kill on loopback: two nodes, a witness and an initiator, no root.
+    Demo(DemoArgs),
+    /// Makes this the first box of a new pair.
+    Init,
+    /// Runs this box.
+    Run(RunArgs),
+    /// Runs a witness: the third vote of one or more pairs.
+    Witness(WitnessArgs),
+    /// Says how the pair is, why, and what to do next.
+    Status {
+        /// Again and again, every second or as often as said.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
+        watch: Option<u64>,
+    },
+    /// Says what happened on this box.
+    Events {
+        /// Go on as things happen.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Volumes.
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Hosts: who may log in.
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// LUN maps: which host sees which volume.
+    #[command(subcommand)]
+    Lun(LunVerb),
+    /// Service addresses: they move with the primary role.
+    #[command(subcommand)]
+    Address(AddressVerb),
+    /// Moves the primary role to the other box, without loss.
+    Switchover {
+        /// The box that shall be primary; default: the one that is not.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+/// How to show it.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Keep it running for your own initiator until Ctrl-C.
+    #[arg(long)]
+    pub serve: bool,
+    /// With --serve: do not restart a node that was killed.
+    #[arg(long, requires = "serve")]
+    pub no_restart: bool,
+    /// Where its files go; default: a new folder for temporary files.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Seconds of load before the kill.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+    /// Break a law on purpose; the demo must then fail (builds with the feature `mutants`).
+    #[arg(long, value_name = "MUTANT")]
+    pub sabotage: Option<String>,
+}
+
+/// How to run a box.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+}
+
+impl RunArgs {
+    /// The switches for tests.
+    #[must_use]
+    pub const fn lab(&self) -> &LabArgs {
+        &self.lab
+    }
+}
+
+/// Switches for tests; none of them is for production.
+#[derive(Args, Debug, Default)]
+pub struct LabArgs {
+    /// Count as a reboot when it differs from the last start's.
+    #[arg(long, value_name = "UUID", hide = true)]
+    pub boot_id: Option<uuid::Uuid>,
+    /// Keep unflushed writes in this process's memory, so that a kill is a power cut.
+    #[arg(long, value_name = "SEED", hide = true)]
+    pub volatile: Option<u64>,
+    /// Break a law on purpose (builds with the feature `mutants`).
+    #[arg(long, value_name = "MUTANT", hide = true)]
+    pub sabotage: Option<String>,
+    /// End when the process that started this one ends.
+    #[arg(long, hide = true)]
+    pub end_with_parent: bool,
+}
+
+/// How to run a witness.
+#[derive(Args, Debug)]
+pub struct WitnessArgs {
+    /// End when the process that started this one ends.
+    #[arg(long, hide = true)]
+    pub end_with_parent: bool,
+}
+
+/// Volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// Makes a volume on both boxes.
+    Create {
+        /// Its name.
+        name: String,
+        /// Its size, like 20GiB.
+        size: String,
+    },
+    /// Lists the volumes.
+    List,
+    /// Deletes a volume that is not mapped, with its data, on both boxes.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Its name once more: the data is lost.
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+    },
+}
+
+/// Hosts.
+#[derive(Debug, Subcommand)]
+pub enum HostVerb {
+    /// Lets a host log in.
+    Add {
+        /// Its name; `any` matches initiators that no other host names.
+        name: String,
+        /// Its iSCSI name; several are possible.
+        #[arg(long, value_name = "NAME")]
+        iqn: Vec<String>,
+        /// Network it comes from; several are possible.
+        #[arg(long, value_name = "CIDR")]
+        network: Vec<Network>,
+        /// CHAP user name it gives.
+        #[arg(long, value_name = "USER", requires = "chap_secret_file")]
+        chap_user: Option<String>,
+        /// File with the CHAP secret.
+        #[arg(long, value_name = "FILE", requires = "chap_user")]
+        chap_secret_file: Option<PathBuf>,
+        /// CHAP user name the target gives (mutual CHAP).
+        #[arg(long, value_name = "USER", requires = "mutual_secret_file")]
+        mutual_user: Option<String>,
+        /// File with the target's CHAP secret.
+        #[arg(
+            long,
+            value_name = "FILE",
+            requires = "mutual_user",
+            requires = "chap_user"
+        )]
+        mutual_secret_file: Option<PathBuf>,
+    },
+    /// Lists the hosts.
+    List,
+    /// Shuts a host out and forgets its maps.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// LUN maps.
+#[derive(Debug, Subcommand)]
+pub enum LunVerb {
+    /// Shows a volume to a host.
+    Map {
+        /// The host.
+        host: String,
+        /// The number the host sees, 0 to 255.
+        lun: u16,
+        /// The volume.
+        volume: String,
+        /// Refuse writes.
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Hides it again.
+    Unmap {
+        /// The host.
+        host: String,
+        /// The number the host sees.
+        lun: u16,
+    },
+    /// Lists the maps.
+    List,
+}
+
+/// Service addresses.
+#[derive(Debug, Subcommand)]
+pub enum AddressVerb {
+    /// Adds a service address.
+    Add {
+        /// Address and network bits, like 10.0.0.10/24.
+        cidr: Network,
+    },
+    /// Lists the service addresses.
+    List,
+    /// Gives a service address up.
+    Remove {
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+/// The configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Prints the cluster configuration, without secrets.
+    Show,
+    /// Checks this box's `node.toml` and what it names, and changes nothing.
+    Check,
+}

@@ -1,0 +1,319 @@
+//! The control thread: the authority of this box. It never waits for a disk or a lock; what it
+//! decides reaches the mirror through `wiring`, in order.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ha::node::{Authority, OperatorCommand};
+use ha::shell::{Link, NodeDriver, Store};
+use ha::{Input, Node, Output, Params};
+use replication::shell::LeaseCell;
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::api::types::Refusal;
+use crate::config::NodeConfig;
+use crate::data::Order;
+use crate::events::EventLog;
+use crate::identity::{self, Identity, WITNESS};
+use crate::wiring;
+
+/// A switchover, with the way back.
+pub(crate) type OperatorAsked = (Option<String>, oneshot::Sender<Result<String, Refusal>>);
+
+/// What the thread is made of.
+pub(crate) struct Setup {
+    /// This box.
+    pub(crate) config: NodeConfig,
+    /// This process.
+    pub(crate) identity: Identity,
+    /// The group key.
+    pub(crate) key: [u8; 32],
+    /// The lease, read by the data thread.
+    pub(crate) lease: LeaseCell,
+    /// What the data thread reports.
+    pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
+    /// What operators ask for.
+    pub(crate) operator: mpsc::Receiver<OperatorAsked>,
+    /// Orders to the data thread.
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
+    /// Events of this box.
+    pub(crate) events: Arc<EventLog>,
+}
+
+/// The running thread.
+pub(crate) struct Control {
+    /// The seal in the record when it was loaded (law R3).
+    pub(crate) seal: u64,
+    /// What the authority says of itself.
+    pub(crate) status: watch::Receiver<ha::Status>,
+}
+
+/// Loads the record, binds the links, starts the thread.
+///
+/// # Errors
+/// A sentence for operators.
+pub(crate) fn start(setup: Setup) -> Result<Control, String> {
+    let group = ha::GroupId(setup.config.group.as_u128());
+    let store = Store::open(&setup.config.state).map_err(|error| error.to_string())?;
+    let record = match store.load(group).map_err(|error| error.to_string())? {
+        Some(record) => record,
+        None => blank(&store)?,
+    };
+    let seal = record.group.as_ref().map_or(0, |group| group.seal.0);
+    let node = Node::new(params(&setup)?, record, ha::shell::now());
+    let (status_in, status) = watch::channel(node.status());
+    let (ready, readiness) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("control".to_owned());
+    let spawned = thread.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => {
+                let running = run(setup, node, store, status_in, ready);
+                tokio::task::LocalSet::new().block_on(&runtime, running);
+            }
+            Err(error) => drop(ready.send(Err(error.to_string()))),
+        }
+        // Without its control thread the daemon is nothing: fail stop.
+        std::process::exit(1);
+    });
+    spawned.map_err(|error| format!("no thread: {error}"))?;
+    readiness
+        .recv()
+        .map_err(|_| "the control thread ended at once; see its log".to_owned())??;
+    Ok(Control { seal, status })
+}
+
+/// The record of a box that belongs to no group yet: it has no vote until it is admitted.
+fn blank(store: &Store) -> Result<ha::Record, String> {
+    let fresh = ha::VoterInstance(identity::random()?);
+    let instance = store
+        .instance(|| fresh)
+        .map_err(|error| error.to_string())?;
+    Ok(ha::record::blank(instance))
+}
+
+fn params(setup: &Setup) -> Result<Params, String> {
+    let Setup {
+        config, identity, ..
+    } = setup;
+    let count = u8::try_from(config.links.len()).map_err(|_| "too many [[link]] entries")?;
+    Ok(Params {
+        group: ha::GroupId(config.group.as_u128()),
+        me: ha::NodeId(identity.me),
+        peer: ha::NodeId(identity.peer),
+        witness: ha::NodeId(WITNESS),
+        incarnation: ha::Incarnation(identity.incarnation),
+        boot: ha::BootId(identity.boot),
+        key: setup.key,
+        links: (0..count).map(ha::LinkId).collect(),
+        witness_link: ha::LinkId(count),
+        software: 1,
+        seed: u64::try_from(identity::random()? >> 64).expect("the upper half"),
+    })
+}
+
+/// A socket for each link, and one for the witness.
+async fn bind(config: &NodeConfig) -> Result<Vec<Link>, String> {
+    let mut links = Vec::new();
+    for (id, link) in (0..).zip(&config.links) {
+        let own = SocketAddr::new(link.address, config.ports.heartbeat);
+        let socket = UdpSocket::bind(own).await.map_err(|error| {
+            format!(
+                "cannot listen for heartbeats on {own} (link {}): {error}; see that the address \
+                 is this box's and the port is free",
+                link.name
+            )
+        })?;
+        let to = SocketAddr::new(link.peer, config.ports.heartbeat);
+        links.push(Link {
+            id: ha::LinkId(id),
+            socket,
+            to,
+        });
+    }
+    let witness = config
+        .witness
+        .as_ref()
+        .ok_or("there is no [witness] address")?;
+    let to = SocketAddr::new(witness.address, config.ports.witness);
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+    };
+    let socket = UdpSocket::bind(any)
+        .await
+        .map_err(|error| format!("no socket: {error}"))?;
+    let id = u8::try_from(config.links.len()).map_err(|_| "too many [[link]] entries")?;
+    links.push(Link {
+        id: ha::LinkId(id),
+        socket,
+        to,
+    });
+    Ok(links)
+}
+
+async fn run(
+    setup: Setup,
+    node: Node,
+    store: Store,
+    status: watch::Sender<ha::Status>,
+    ready: std::sync::mpsc::Sender<Result<(), String>>,
+) {
+    let group = ha::GroupId(setup.config.group.as_u128());
+    let links = match bind(&setup.config).await {
+        Ok(links) => links,
+        Err(why) => return drop(ready.send(Err(why))),
+    };
+    let (all_in, inputs) = mpsc::unbounded_channel();
+    let (asked_in, mut asked) = mpsc::unbounded_channel();
+    tokio::task::spawn_local(forward(setup.inputs, all_in.clone()));
+    tokio::task::spawn_local(ask(
+        setup.operator,
+        setup.config.clone(),
+        setup.identity,
+        all_in,
+        asked_in,
+    ));
+    let mut acting = Acting {
+        lease: setup.lease,
+        orders: setup.orders,
+        events: setup.events,
+        config: setup.config,
+        identity: setup.identity,
+        waiting: BTreeMap::new(),
+    };
+    if ready.send(Ok(())).is_err() {
+        return;
+    }
+    let driver = NodeDriver {
+        node,
+        group,
+        store,
+        links,
+        inputs,
+    };
+    let publish = move |now: ha::Status| drop(status.send_replace(now));
+    let ended = driver
+        .run(
+            |output| {
+                while let Ok((id, answer)) = asked.try_recv() {
+                    acting.waiting.insert(id, answer);
+                }
+                acting.act(output);
+            },
+            publish,
+        )
+        .await;
+    if let Err(error) = ended {
+        tracing::error!("the control thread ends: {error}");
+    }
+}
+
+async fn forward(mut from: mpsc::UnboundedReceiver<Input>, to: mpsc::UnboundedSender<Input>) {
+    while let Some(input) = from.recv().await {
+        if to.send(input).is_err() {
+            return;
+        }
+    }
+}
+
+type Answer = oneshot::Sender<Result<String, Refusal>>;
+
+/// Gives operators' questions numbers; the answer's way back goes first.
+async fn ask(
+    mut operator: mpsc::Receiver<OperatorAsked>,
+    config: NodeConfig,
+    identity: Identity,
+    inputs: mpsc::UnboundedSender<Input>,
+    asked: mpsc::UnboundedSender<(u64, Answer)>,
+) {
+    let mut used = 0;
+    while let Some((to, answer)) = operator.recv().await {
+        let to = match to.as_deref() {
+            None => None,
+            Some(name) if name == config.node => Some(ha::NodeId(identity.me)),
+            Some(name) if name == config.peer => Some(ha::NodeId(identity.peer)),
+            Some(name) => {
+                drop(answer.send(Err(Refusal::usage(format!(
+                    "there is no box {name}; the boxes are {} and {}",
+                    config.node, config.peer
+                )))));
+                continue;
+            }
+        };
+        used += 1;
+        let command = OperatorCommand::Switchover { to };
+        if asked.send((used, answer)).is_err()
+            || inputs.send(Input::Operator { id: used, command }).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// What the node's outputs do to the rest of the box.
+struct Acting {
+    lease: LeaseCell,
+    orders: mpsc::UnboundedSender<Order>,
+    events: Arc<EventLog>,
+    config: NodeConfig,
+    identity: Identity,
+    waiting: BTreeMap<u64, Answer>,
+}
+
+impl Acting {
+    fn act(&mut self, output: Output) {
+        if let Output::Lease(lease) = &output {
+            // Law R5: seen by the data thread before the promise that ends it can leave.
+            self.lease.set(wiring::lease_of(*lease));
+            return;
+        }
+        if let Some(input) = wiring::to_mirror(&output) {
+            self.order(Order::Mirror(input));
+        }
+        match output {
+            Output::Authority(Authority::Secondary { .. }) => self.order(Order::DropSessions),
+            Output::Authority(Authority::Primary { epoch, .. }) => {
+                self.order(Order::Serve(epoch.0));
+            }
+            Output::Start(resource) => self.order(Order::Start(resource)),
+            Output::Stop(resource) => self.order(Order::Stop(resource)),
+            Output::Answer { id, result } => self.answer(id, result),
+            Output::Event(event) => self.tell(&event),
+            Output::Persist { .. }
+            | Output::Send { .. }
+            | Output::Lease(_)
+            | Output::Seal { .. }
+            | Output::Handover { .. }
+            | Output::HandoverCancelled { .. } => {}
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // The data thread ends the process when it ends; nothing is left to order then.
+        let _ = self.orders.send(order);
+    }
+
+    fn answer(&mut self, id: u64, result: Result<(), String>) {
+        let Some(waiting) = self.waiting.remove(&id) else {
+            return;
+        };
+        let result = result
+            .map(|()| format!("done: {} is primary now", self.config.peer))
+            .map_err(|why| Refusal::safety(self.named(&why)));
+        drop(waiting.send(result));
+    }
+
+    fn tell(&self, event: &ha::Event) {
+        self.events.add(self.named(&event.to_string()));
+    }
+
+    /// The authority speaks of node ids; people know names.
+    fn named(&self, text: &str) -> String {
+        self.identity.named(&self.config, text)
+    }
+}

@@ -1,0 +1,185 @@
+//! `twinsan run`: three threads and the channels between them.
+//!
+//! ```text
+//!   main thread        local API: reads published status, passes changes on
+//!   control thread     ha::Node: heartbeats, register, lease; never waits for a disk
+//!   data thread        mirror, target, services
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+
+use replication::shell::LeaseCell;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::api::server::{self, Asked, Daemon};
+use crate::api::types::{Ask, Refusal, Status};
+use crate::cli::LabArgs;
+use crate::config::{Cluster, NodeConfig};
+use crate::control::{self, OperatorAsked};
+use crate::data::{self, EditAsked, Order};
+use crate::events::EventLog;
+use crate::identity::Identity;
+use crate::preflight;
+
+/// Changes that wait for their turn.
+const ASKS_MAX: usize = 64;
+
+/// Runs one box until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it cannot start, and what to do.
+pub fn run(file: &Path, lab: &LabArgs) -> Result<(), Refusal> {
+    crate::log::start();
+    let config = NodeConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
+    for warning in preflight::check(&config).map_err(Refusal::failed)? {
+        tracing::warn!("{warning}");
+    }
+    sabotage(lab.sabotage.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Refusal::failed(format!("cannot start: {error}")))?;
+    runtime.block_on(serve(config, lab))
+}
+
+/// Switches one deliberate fault on.
+fn sabotage(mutant: Option<&str>) -> Result<(), Refusal> {
+    let Some(mutant) = mutant else {
+        return Ok(());
+    };
+    #[cfg(feature = "mutants")]
+    {
+        tracing::warn!("SABOTAGE: {mutant} is on; this box breaks a law on purpose");
+        replication::mutants::choose(mutant).map_err(|error| Refusal::usage(error.to_string()))
+    }
+    #[cfg(not(feature = "mutants"))]
+    Err(Refusal::usage(format!(
+        "this build cannot break a law on purpose ({mutant}); build it with --features mutants"
+    )))
+}
+
+async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
+    let identity = Identity::of(&config, lab.boot_id).map_err(Refusal::failed)?;
+    let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
+    let events = Arc::new(EventLog::default());
+    let lease = LeaseCell::new();
+    let socket = server::bind(&config.api).map_err(|error| {
+        Refusal::failed(format!(
+            "cannot make the socket {}: {error}",
+            config.api.display()
+        ))
+    })?;
+    let (orders_in, orders) = mpsc::unbounded_channel();
+    let (authority_in, authority) = mpsc::unbounded_channel();
+    let (edits_in, edits) = mpsc::channel(ASKS_MAX);
+    let (operator_in, operator) = mpsc::channel(ASKS_MAX);
+    let (asks_in, asks) = mpsc::channel(ASKS_MAX);
+    let (status_in, status) = watch::channel(Status::default());
+    let (cluster_in, cluster) = watch::channel(Cluster::default());
+
+    let control = control::start(control::Setup {
+        config: config.clone(),
+        identity,
+        key,
+        lease: lease.clone(),
+        inputs: authority,
+        operator,
+        orders: orders_in.clone(),
+        events: Arc::clone(&events),
+    })
+    .map_err(Refusal::failed)?;
+    start_data(data::Setup {
+        config,
+        identity,
+        key,
+        seal: control.seal,
+        volatile: lab.volatile,
+        lease,
+        orders,
+        authority: authority_in,
+        edits,
+        authority_status: control.status,
+        status: status_in,
+        cluster: cluster_in,
+        events: Arc::clone(&events),
+    })?;
+    tokio::spawn(route(asks, edits_in, operator_in));
+    let api = server::serve(
+        socket,
+        Daemon {
+            status,
+            cluster,
+            events,
+            asks: asks_in,
+        },
+    );
+    tokio::select! {
+        ended = api => ended.map_err(|error| Refusal::failed(format!("the API ended: {error}"))),
+        () = told_to_stop() => {
+            stop(&orders_in).await;
+            Ok(())
+        }
+    }
+}
+
+/// Starts the data thread and waits until it is up or says why not.
+fn start_data(setup: data::Setup) -> Result<(), Refusal> {
+    let (ready, readiness) = std::sync::mpsc::channel();
+    let spawned = std::thread::Builder::new()
+        .name("data".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => {
+                    tokio::task::LocalSet::new().block_on(&runtime, data::run(setup, ready));
+                }
+                Err(error) => drop(ready.send(Err(error.to_string()))),
+            }
+            // Without its data thread the daemon is nothing; its end is seen and acted upon.
+            std::process::exit(0);
+        });
+    spawned.map_err(|error| Refusal::failed(format!("no thread: {error}")))?;
+    readiness
+        .recv()
+        .map_err(|_| Refusal::failed("the data thread ended at once; see its log"))?
+        .map_err(Refusal::failed)
+}
+
+/// Changes of the configuration go to the data thread, changes of role to the control thread.
+async fn route(
+    mut asks: mpsc::Receiver<Asked>,
+    edits: mpsc::Sender<EditAsked>,
+    operator: mpsc::Sender<OperatorAsked>,
+) {
+    while let Some((ask, answer)) = asks.recv().await {
+        let gone = match ask {
+            Ask::Edit(edit) => edits.send((edit, answer)).await.is_err(),
+            Ask::Switchover { to } => operator.send((to, answer)).await.is_err(),
+        };
+        if gone {
+            return;
+        }
+    }
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be caught");
+    let mut int = signal(SignalKind::interrupt()).expect("SIGINT can be caught");
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Services first, then the mirror, then the process.
+async fn stop(orders: &mpsc::UnboundedSender<Order>) {
+    let (done, ended) = oneshot::channel();
+    if orders.send(Order::End(done)).is_ok() {
+        // An error means that the data thread has ended already.
+        let _ = ended.await;
+    }
+}

@@ -1,0 +1,123 @@
+//! `twinsan init`: makes this the first box of a new pair. The second box and the witness need no
+//! such step: they start blank and are admitted by the primary (law R10).
+
+use std::path::Path;
+
+use ha::shell::Store;
+use replication::engine::{Attached, Event, Input};
+use replication::shell::{DriverConfig, LeaseCell, LinkConfig};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::api::types::Refusal;
+use crate::config::NodeConfig;
+use crate::data;
+use crate::identity::{self, Identity};
+use crate::preflight;
+
+/// Writes the first metadata and the first record. Refuses if there is anything already.
+///
+/// # Errors
+/// A refusal; nothing was changed.
+pub fn run(file: &Path) -> Result<(), Refusal> {
+    let config = NodeConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
+    preflight::check(&config).map_err(Refusal::failed)?;
+    let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
+    let identity = Identity::of(&config, None).map_err(Refusal::failed)?;
+    let mut store =
+        Store::open(&config.state).map_err(|error| Refusal::failed(error.to_string()))?;
+    let group = ha::GroupId(config.group.as_u128());
+    let known = store
+        .load(group)
+        .map_err(|error| Refusal::failed(error.to_string()))?;
+    if known.is_some() {
+        return Err(Refusal::safety(format!(
+            "{} belongs to a pair already; nothing was changed; start it with `twinsan run`",
+            config.node
+        )));
+    }
+    let pool = data::open_pool(&config).map_err(Refusal::failed)?;
+    let found = pool
+        .list()
+        .map_err(|error| Refusal::failed(error.to_string()))?;
+    if !found.is_empty() {
+        return Err(Refusal::safety(format!(
+            "the pool {} holds {} volumes of a pair; a new pair would overwrite them; nothing was \
+             changed; use an empty folder, or start the box that they belong to",
+            pool.dir().display(),
+            found.len()
+        )));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Refusal::failed(format!("cannot start: {error}")))?;
+    let disk = LocalSet::new()
+        .block_on(&runtime, format(&config, &identity, key))
+        .map_err(Refusal::failed)?;
+    let instance = identity::random().map_err(Refusal::failed)?;
+    let record = ha::record::genesis(
+        group,
+        ha::NodeId(identity.me),
+        (ha::VoterInstance(instance), disk),
+        ha::Timing::default(),
+        ha::Policy::Witness,
+    )
+    .map_err(|error| Refusal::failed(error.to_string()))?;
+    store
+        .save(group, &record)
+        .map_err(|error| Refusal::failed(format!("cannot save the first record: {error}")))
+}
+
+/// Lets the engine write the first metadata; returns the identity of the new copy.
+async fn format(
+    config: &NodeConfig,
+    identity: &Identity,
+    key: [u8; 32],
+) -> Result<ha::DiskInstance, String> {
+    let (event_in, mut events) = mpsc::unbounded_channel();
+    let mirror = replication::shell::start(
+        DriverConfig {
+            params: data::params(config, identity, key)?,
+            seal: replication::types::Epoch::ZERO,
+            pool: data::open_pool(config)?,
+            disk: data::open_disk(config, None)?,
+            link: LinkConfig::default(),
+            lease: LeaseCell::new(),
+        },
+        move |event| drop(event_in.send(event)),
+    )
+    .map_err(|error| error.to_string())?;
+    let mut asked = false;
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Data(state) => match (state.attached, state.disk) {
+                (Attached::Yes, Some(disk)) => {
+                    mirror.stop().await;
+                    return Ok(ha::DiskInstance(disk.0));
+                }
+                (Attached::No(_), None) if !asked => {
+                    asked = true;
+                    mirror.input(Input::Format);
+                }
+                (Attached::No(why), _) => return Err(why),
+                (Attached::Yes, None) => return Err("the new copy has no identity".to_owned()),
+            },
+            Event::Alarm(why) => return Err(why),
+            Event::PeerUp { .. }
+            | Event::PeerLost { .. }
+            | Event::Sealed { .. }
+            | Event::Serving { .. }
+            | Event::Readmit { .. }
+            | Event::Drained { .. }
+            | Event::CacheLost { .. }
+            | Event::ResyncStarted { .. }
+            | Event::ResyncProgress { .. }
+            | Event::ResyncDone
+            | Event::InSync { .. }
+            | Event::VolumeReady { .. }
+            | Event::VolumeGone { .. } => {}
+        }
+    }
+    Err("the mirror ended before its metadata was written".to_owned())
+}

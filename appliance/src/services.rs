@@ -1,0 +1,503 @@
+//! What the primary starts and stops around its volumes: configuration, target, addresses. Lives
+//! on the data thread; the order and the retries are `ha`'s.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha::Resource;
+use iscsi_target::backend::Backend;
+use iscsi_target::discovery::Portal;
+use iscsi_target::hosts::UnitId;
+use iscsi_target::registry::{Limits, SessionInfo};
+use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig};
+use iscsi_target::shell::{Target, TargetSettings};
+use iscsi_target::types::PortalTag;
+use replication::shell::Handle;
+use replication::types::{VolumeNumber, VolumeSpec};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::config::Cluster;
+use crate::config::cluster::{Address, Edit, Network, Volume as VolumeConfig};
+use crate::events::EventLog;
+use crate::masking::Masking;
+use crate::network::{self, Addresses};
+use crate::system::{Replicated, SystemVolume, awaited};
+use crate::volume::Volume;
+
+/// Law T5: how often and how long a new place of an address is announced.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(200);
+const ANNOUNCEMENTS: u32 = 25;
+/// How often a port that somebody still holds is tried again, and how long.
+const BIND_AGAIN: Duration = Duration::from_millis(50);
+const BIND_TRIES: u32 = 40;
+
+/// The services of one box.
+#[derive(Clone)]
+pub(crate) struct Services {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    mirror: Handle,
+    target: RefCell<Target>,
+    name: RefCell<String>,
+    addresses: Addresses,
+    port: u16,
+    group_name: String,
+    events: Arc<EventLog>,
+    cluster: watch::Sender<Cluster>,
+    system: SystemVolume,
+    value: RefCell<Replicated>,
+    cache_lost: RefCell<BTreeSet<u32>>,
+    epoch: Cell<u64>,
+    configured: Cell<bool>,
+    held: RefCell<BTreeMap<Network, Held>>,
+}
+
+/// An address this box serves.
+struct Held {
+    tag: u16,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// What the services need from the daemon.
+pub(crate) struct Parts {
+    /// The mirror of this box.
+    pub(crate) mirror: Handle,
+    /// The kernel's addresses.
+    pub(crate) addresses: Addresses,
+    /// iSCSI port.
+    pub(crate) port: u16,
+    /// What a target is called that nobody named.
+    pub(crate) group_name: String,
+    /// Events of this box.
+    pub(crate) events: Arc<EventLog>,
+    /// Where each cluster configuration in force is published.
+    pub(crate) cluster: watch::Sender<Cluster>,
+}
+
+impl Services {
+    /// Nothing is started.
+    #[must_use]
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            mirror,
+            addresses,
+            port,
+            group_name,
+            events,
+            cluster,
+        } = parts;
+        Self {
+            inner: Rc::new(Inner {
+                system: SystemVolume::new(mirror.clone()),
+                mirror,
+                target: RefCell::new(target_named("")),
+                name: RefCell::default(),
+                addresses,
+                port,
+                group_name,
+                events,
+                cluster,
+                value: RefCell::default(),
+                cache_lost: RefCell::default(),
+                epoch: Cell::new(0),
+                configured: Cell::new(false),
+                held: RefCell::default(),
+            }),
+        }
+    }
+
+    /// The epoch this box serves; changes made now carry it (law D11).
+    pub(crate) fn serve_epoch(&self, epoch: u64) {
+        self.inner.epoch.set(epoch);
+    }
+
+    /// The mirror says, before this box serves, that a volume lost unflushed writes (law D5).
+    pub(crate) fn cache_lost(&self, volume: u32) {
+        self.inner.cache_lost.borrow_mut().insert(volume);
+    }
+
+    /// Makes durable who has logged in and who has heard of a lost cache.
+    ///
+    /// # Errors
+    /// A sentence for operators.
+    pub(crate) async fn remember(&self) -> Result<(), String> {
+        self.inner.remember().await
+    }
+
+    /// Addresses served here now.
+    #[must_use]
+    pub(crate) fn held(&self) -> Vec<Network> {
+        self.inner.held.borrow().keys().copied().collect()
+    }
+
+    /// Who is logged in here.
+    #[must_use]
+    pub(crate) fn sessions(&self) -> Vec<SessionInfo> {
+        self.inner.target().sessions()
+    }
+
+    /// Starts one service.
+    ///
+    /// # Errors
+    /// A sentence for operators.
+    pub(crate) async fn start(&self, resource: Resource) -> Result<(), String> {
+        match resource {
+            Resource::Configuration => self.inner.read_configuration().await,
+            Resource::Target => {
+                self.inner.target().activate();
+                Ok(())
+            }
+            Resource::Addresses => {
+                let wanted = self.inner.cluster.borrow().addresses.clone();
+                for address in wanted {
+                    self.inner.raise(&address).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops one service; what fails is logged and the rest goes on (law R8 needs the sessions
+    /// dropped, not politeness).
+    pub(crate) async fn stop(&self, resource: Resource) {
+        match resource {
+            Resource::Addresses => {
+                let held = std::mem::take(&mut *self.inner.held.borrow_mut());
+                for (network, held) in held {
+                    self.inner.lower(network, held).await;
+                }
+            }
+            Resource::Target => self.inner.target().deactivate(),
+            Resource::Configuration => self.inner.configured.set(false),
+        }
+    }
+
+    /// R8, before anything else: nobody is answered any more.
+    pub(crate) fn drop_sessions(&self) {
+        self.inner.target().deactivate();
+    }
+
+    /// Renews the kernel lifetime of every address; called while the lease holds (design 4).
+    pub(crate) async fn renew(&self) {
+        for network in self.held() {
+            if let Err(error) = self.inner.addresses.hold(network).await {
+                self.inner
+                    .events
+                    .add(format!("cannot renew {network}: {error}"));
+            }
+        }
+    }
+
+    /// Makes a change of the cluster configuration durable on every member, then puts it in force.
+    ///
+    /// # Errors
+    /// A sentence; the configuration in force has not changed unless the sentence says so.
+    pub(crate) async fn edit(&self, edit: &Edit) -> Result<String, String> {
+        self.inner.edit(edit).await
+    }
+}
+
+impl Inner {
+    /// Law D11: no LUN is served before the configuration of the epoch served is read.
+    async fn read_configuration(&self) -> Result<(), String> {
+        let mut value = self.system.read().await?.unwrap_or_default();
+        if value.cluster.target.is_empty() {
+            value.cluster.target = format!("iqn.2026-11.org.twinsan:{}", self.group_name);
+        }
+        let lost = std::mem::take(&mut *self.cache_lost.borrow_mut());
+        if !lost.is_empty() {
+            lost.iter().for_each(|volume| value.lose_cache(*volume));
+            self.system.store(&value).await?;
+        }
+        self.put_in_force(value)?;
+        self.configured.set(true);
+        Ok(())
+    }
+
+    /// Shows `value` to initiators and to the API.
+    fn put_in_force(&self, value: Replicated) -> Result<(), String> {
+        let cluster = &value.cluster;
+        let masking = Masking::of(cluster)?;
+        let units = cluster
+            .volumes
+            .iter()
+            .map(|volume| self.unit(volume))
+            .collect();
+        let config = ArrayConfig {
+            hosts: masking.hosts,
+            groups: Vec::new(),
+            maps: masking.maps,
+            units,
+        };
+        if self.name.borrow().as_str() != cluster.target {
+            self.rename(&cluster.target);
+        }
+        let target = self.target();
+        target.apply(config).map_err(|error| error.to_string())?;
+        let portals = cluster.addresses.iter().map(|address| Portal {
+            address: SocketAddr::new(address.ip, self.port),
+            tag: PortalTag(address.tag),
+        });
+        target.portals_announced(portals.collect());
+        for lost in &value.cache_lost {
+            let volume = cluster
+                .volumes
+                .iter()
+                .find(|volume| volume.number == lost.volume);
+            if let Some(volume) = volume {
+                let unit = UnitId(volume.uuid.as_u128());
+                target
+                    .array()
+                    .borrow_mut()
+                    .lose_cache(unit, &lost.initiators);
+            }
+        }
+        self.cluster.send_replace(value.cluster.clone());
+        self.value.replace(value);
+        Ok(())
+    }
+
+    /// Keeps who has logged in and who has heard of a lost cache (law D5).
+    async fn remember(&self) -> Result<(), String> {
+        let mut value = self.value.borrow().clone();
+        let target = self.target();
+        value.initiators.extend(
+            target
+                .sessions()
+                .into_iter()
+                .map(|session| session.key.initiator),
+        );
+        for (unit, initiator) in target.array().borrow_mut().cache_losses_told() {
+            let volumes = &value.cluster.volumes;
+            let volume = volumes
+                .iter()
+                .find(|volume| volume.uuid.as_u128() == unit.0);
+            if let Some(number) = volume.map(|volume| volume.number) {
+                value.heard(number, &initiator);
+            }
+        }
+        if !self.configured.get() || *self.value.borrow() == value {
+            return Ok(());
+        }
+        self.system.store(&value).await?;
+        self.value.replace(value);
+        Ok(())
+    }
+
+    fn target(&self) -> Target {
+        self.target.borrow().clone()
+    }
+
+    /// A target has one name for life, so another name is another target. Only before it has
+    /// addresses, see [`Edit::Target`].
+    fn rename(&self, name: &str) {
+        let renamed = target_named(name);
+        if self.target().is_active() {
+            renamed.activate();
+        }
+        self.target().deactivate();
+        self.target.replace(renamed);
+        name.clone_into(&mut self.name.borrow_mut());
+    }
+
+    fn unit(&self, volume: &VolumeConfig) -> UnitConfig {
+        let backend: Rc<dyn Backend> = Rc::new(Volume::new(
+            self.mirror.clone(),
+            volume.number,
+            volume.size_bytes,
+        ));
+        UnitConfig {
+            id: UnitId(volume.uuid.as_u128()),
+            name: volume.name.clone(),
+            backend,
+            medium: Medium::Fixed,
+        }
+    }
+
+    async fn edit(&self, edit: &Edit) -> Result<String, String> {
+        if !self.configured.get() {
+            return Err(
+                "this box does not serve the pair now; ask the primary box (see \
+                        `twinsan status`)"
+                    .to_owned(),
+            );
+        }
+        let mut value = self.value.borrow().clone();
+        let before = value.cluster.clone();
+        let after = before.with(edit, self.epoch.get())?;
+        if let Edit::AddVolume { name, .. } = edit {
+            self.make_volume(after.volume(name)?).await?;
+        }
+        value.cluster = after.clone();
+        self.system.store(&value).await.map_err(|error| {
+            format!("{error}; the change may or may not be in force: look at `twinsan config show`")
+        })?;
+        self.put_in_force(value)?;
+        self.follow(edit, &before, &after).await?;
+        let generation = after.generation;
+        let text = format!(
+            "done: cluster configuration {}.{} is on every in-sync box",
+            generation.epoch, generation.counter
+        );
+        self.events.add(format!("{text} ({})", describe(edit)));
+        Ok(text)
+    }
+
+    async fn make_volume(&self, volume: &VolumeConfig) -> Result<(), String> {
+        let spec = VolumeSpec {
+            number: VolumeNumber(volume.number),
+            uuid: volume.uuid.as_u128(),
+            size_bytes: volume.size_bytes,
+        };
+        awaited(|reply| self.mirror.create_volume(spec, reply))
+            .await
+            .map(|_| ())
+    }
+
+    /// What a change asks for beyond the configuration itself.
+    async fn follow(&self, edit: &Edit, before: &Cluster, after: &Cluster) -> Result<(), String> {
+        match edit {
+            Edit::RemoveVolume(name) => {
+                let number = VolumeNumber(before.volume(name)?.number);
+                awaited(|reply| self.mirror.delete_volume(number, reply))
+                    .await
+                    .map(|_| ())
+            }
+            Edit::AddAddress(network) => {
+                let added = after
+                    .addresses
+                    .iter()
+                    .find(|address| address.ip == network.ip);
+                self.raise(added.ok_or("the new address is gone again")?)
+                    .await
+            }
+            Edit::RemoveAddress(ip) => {
+                let held = self
+                    .held
+                    .borrow()
+                    .keys()
+                    .find(|network| network.ip == *ip)
+                    .copied();
+                let Some(network) = held else { return Ok(()) };
+                let held = self.held.borrow_mut().remove(&network);
+                if let Some(held) = held {
+                    self.lower(network, held).await;
+                }
+                Ok(())
+            }
+            Edit::Target(_)
+            | Edit::AddVolume { .. }
+            | Edit::AddHost(_)
+            | Edit::RemoveHost(_)
+            | Edit::Map(_)
+            | Edit::Unmap { .. } => Ok(()),
+        }
+    }
+
+    /// Adds the address, listens on it, says on the segment that it is here.
+    async fn raise(&self, address: &Address) -> Result<(), String> {
+        let network = Network {
+            ip: address.ip,
+            prefix: address.prefix,
+        };
+        if self.held.borrow().contains_key(&network) {
+            return Ok(());
+        }
+        self.addresses
+            .hold(network)
+            .await
+            .map_err(|error| error.to_string())?;
+        let listener = self.bind(SocketAddr::new(address.ip, self.port)).await?;
+        let (target, tag) = (self.target(), address.tag);
+        let events = Arc::clone(&self.events);
+        let serving = tokio::task::spawn_local(async move {
+            if let Err(error) = target.serve(listener, tag).await {
+                events.add(format!("{network} takes no logins any more: {error}"));
+            }
+        });
+        let announcing = tokio::task::spawn_local(announce(network));
+        let tasks = vec![serving.abort_handle(), announcing.abort_handle()];
+        self.held.borrow_mut().insert(network, Held { tag, tasks });
+        Ok(())
+    }
+
+    async fn lower(&self, network: Network, held: Held) {
+        self.target().close_portal(held.tag);
+        drop(held);
+        if let Err(error) = self.addresses.release(network).await {
+            self.events
+                .add(format!("{network} could not be given up: {error}"));
+        }
+    }
+
+    /// On loopback a process that is being replaced may hold the port for a moment; on a network
+    /// the address has just been added.
+    async fn bind(&self, address: SocketAddr) -> Result<TcpListener, String> {
+        let mut tries = 0;
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return Ok(listener),
+                Err(error) if tries == BIND_TRIES => {
+                    return Err(format!(
+                        "cannot listen on {address}: {error}; another program holds it: stop that \
+                         one, or choose another port"
+                    ));
+                }
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(BIND_AGAIN).await;
+        }
+    }
+}
+
+fn target_named(name: &str) -> Target {
+    Target::new(TargetSettings {
+        name: name.to_owned(),
+        alias: "twinsan".to_owned(),
+        limits: Limits::default(),
+    })
+}
+
+async fn announce(network: Network) {
+    for _ in 0..ANNOUNCEMENTS {
+        if let Err(error) = network::announce(network) {
+            tracing::warn!("{network} cannot be announced: {error}");
+            return;
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
+    }
+}
+
+/// A change in words, without secrets.
+fn describe(edit: &Edit) -> String {
+    match edit {
+        Edit::Target(name) => format!("target {name}"),
+        Edit::AddVolume { name, .. } => format!("volume {name} made"),
+        Edit::RemoveVolume(name) => format!("volume {name} deleted"),
+        Edit::AddHost(host) => format!("host {} added", host.name),
+        Edit::RemoveHost(name) => format!("host {name} removed"),
+        Edit::Map(map) => format!(
+            "volume {} is LUN {} of host {}",
+            map.volume, map.lun, map.host
+        ),
+        Edit::Unmap { host, lun } => format!("LUN {lun} of host {host} unmapped"),
+        Edit::AddAddress(network) => format!("service address {network} added"),
+        Edit::RemoveAddress(ip) => format!("service address {ip} removed"),
+    }
+}

@@ -1,0 +1,299 @@
+//! The one status document, from what authority, mirror and target say of themselves.
+
+use ha::Role;
+use iscsi_target::registry::SessionInfo;
+use replication::engine::{Event, Link as DataLink, Status as MirrorStatus};
+use replication::shell::Pool;
+use replication::types::VolumeNumber;
+
+use crate::api::types::{self, Status};
+use crate::config::cluster::Network;
+use crate::config::{Cluster, NodeConfig};
+use crate::identity::{Identity, WITNESS};
+
+/// What the status is made from.
+pub(crate) struct Sources<'a> {
+    /// This box.
+    pub(crate) config: &'a NodeConfig,
+    /// This process.
+    pub(crate) identity: &'a Identity,
+    /// The authority.
+    pub(crate) authority: &'a ha::Status,
+    /// The mirror.
+    pub(crate) mirror: &'a MirrorStatus,
+    /// Where this box keeps its volumes.
+    pub(crate) pool: &'a Pool,
+    /// The cluster configuration in force.
+    pub(crate) cluster: &'a Cluster,
+    /// Who is logged in.
+    pub(crate) sessions: &'a [SessionInfo],
+    /// Addresses served here.
+    pub(crate) held: &'a [Network],
+    /// A running resync.
+    pub(crate) progress: &'a Progress,
+    /// Now, on the boot clock.
+    pub(crate) now_ns: u64,
+}
+
+/// A resync as its events tell it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    running: Option<Running>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    started_ns: u64,
+    total_bytes: u64,
+    left_bytes: u64,
+    at_ns: u64,
+}
+
+impl Progress {
+    /// Takes in an event of the mirror.
+    pub(crate) fn hear(&mut self, event: &Event, now_ns: u64) {
+        match event {
+            Event::ResyncStarted { total_bytes, .. } => {
+                self.running = Some(Running {
+                    started_ns: now_ns,
+                    total_bytes: *total_bytes,
+                    left_bytes: *total_bytes,
+                    at_ns: now_ns,
+                });
+            }
+            Event::ResyncProgress {
+                left_bytes,
+                total_bytes,
+            } => {
+                if let Some(running) = &mut self.running {
+                    running.left_bytes = *left_bytes;
+                    running.total_bytes = (*total_bytes).max(*left_bytes);
+                    running.at_ns = now_ns;
+                }
+            }
+            Event::InSync { .. } | Event::PeerLost { .. } => self.running = None,
+            Event::Data(_)
+            | Event::PeerUp { .. }
+            | Event::Sealed { .. }
+            | Event::Serving { .. }
+            | Event::Readmit { .. }
+            | Event::Drained { .. }
+            | Event::CacheLost { .. }
+            | Event::ResyncDone
+            | Event::VolumeReady { .. }
+            | Event::VolumeGone { .. }
+            | Event::Alarm(_) => {}
+        }
+    }
+
+    /// Progress, given the bytes still dirty.
+    fn shown(&self, dirty_bytes: u64, now_ns: u64) -> Option<types::Resync> {
+        let running = self.running?;
+        let total_bytes = running.total_bytes.max(dirty_bytes).max(1);
+        let done = total_bytes - dirty_bytes;
+        let elapsed_ms = (now_ns.saturating_sub(running.started_ns) / 1_000_000).max(1);
+        let bytes_per_second = done.saturating_mul(1000) / elapsed_ms;
+        let per_mille = done.saturating_mul(1000) / total_bytes;
+        Some(types::Resync {
+            total_bytes: running.total_bytes,
+            left_bytes: dirty_bytes,
+            percent: f64::from(u32::try_from(per_mille).unwrap_or(1000)) / 10.0,
+            bytes_per_second,
+            seconds_left: dirty_bytes.checked_div(bytes_per_second),
+        })
+    }
+}
+
+/// The whole document.
+#[must_use]
+pub(crate) fn compose(sources: &Sources<'_>) -> Status {
+    let Sources {
+        config,
+        identity,
+        authority,
+        mirror,
+        cluster,
+        ..
+    } = sources;
+    let chosen = authority.config.as_ref();
+    let name = |node: ha::NodeId| identity.name(config, node.0);
+    Status {
+        schema: types::SCHEMA,
+        node: config.node.clone(),
+        peer: config.peer.clone(),
+        verdict: verdict(sources),
+        why: identity.named(config, &authority.why),
+        next: identity.named(config, &authority.next),
+        role: role(authority.role).to_owned(),
+        epoch: authority.epoch.0,
+        primary: chosen
+            .and_then(|chosen| chosen.primary)
+            .map(|(node, _)| name(node)),
+        in_sync: chosen.map_or_else(Vec::new, |chosen| chosen.in_sync.iter().map(name).collect()),
+        voters: voters(sources),
+        links: links(sources),
+        mirror: types::Mirror {
+            connected: mirror.link != DataLink::Down,
+            state: mirror_state(authority.role, mirror.link).to_owned(),
+            dirty_bytes: mirror.dirty_bytes,
+            resync: sources.progress.shown(mirror.dirty_bytes, sources.now_ns),
+            writes_in_flight: u64::try_from(mirror.commands).unwrap_or(u64::MAX),
+        },
+        addresses: addresses(sources),
+        target: cluster.target.clone(),
+        volumes: volumes(sources),
+        sessions: sources.sessions.iter().map(session).collect(),
+        generation: cluster.generation,
+    }
+}
+
+/// One sentence that an operator can act upon.
+fn verdict(sources: &Sources<'_>) -> String {
+    let Sources {
+        config,
+        authority,
+        mirror,
+        ..
+    } = sources;
+    let (me, peer) = (&config.node, &config.peer);
+    match authority.role {
+        Role::PrimarySync => {
+            format!("Protected: {me} serves and {peer} has every acknowledged write.")
+        }
+        Role::PrimarySolo if mirror.link == DataLink::Source => {
+            format!("NOT protected: {me} serves alone and {peer} is catching up.")
+        }
+        Role::PrimarySolo => format!("NOT protected: {me} serves alone; {peer} is away."),
+        Role::Frozen => format!(
+            "STOPPED: {me} is primary and holds every write until it is \
+                                 settled whether {peer} may be left behind."
+        ),
+        Role::HandingOver => format!("{me} hands the primary role to {peer}."),
+        Role::Candidate | Role::Sealing => format!("{me} is asking to become primary."),
+        Role::Blank => format!("{me} is new and waits for {peer} to admit it."),
+        Role::Booting => format!("{me} has just started."),
+        Role::Secondary => match &authority.eligible {
+            Ok(()) if mirror.link == DataLink::Following => {
+                format!("Protected: {me} stands by and can take over.")
+            }
+            Ok(()) => format!("{me} stands by; it could take over."),
+            Err(_) if mirror.link == DataLink::Target => {
+                format!("NOT protected: {me} is catching up with {peer}.")
+            }
+            Err(_) => format!("{me} stands by and cannot take over."),
+        },
+    }
+}
+
+const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Booting => "starting",
+        Role::Blank => "new",
+        Role::Secondary => "standby",
+        Role::Candidate | Role::Sealing => "candidate",
+        Role::Frozen | Role::PrimarySolo | Role::PrimarySync => "primary",
+        Role::HandingOver => "handing over",
+    }
+}
+
+const fn mirror_state(role: Role, link: DataLink) -> &'static str {
+    match (role, link) {
+        (Role::Frozen, _) => "frozen",
+        (Role::PrimarySync, _) => "in sync",
+        (Role::PrimarySolo, DataLink::Source) => "resync",
+        (Role::PrimarySolo | Role::HandingOver, _) => "alone",
+        (_, DataLink::Following) => "standby, in sync",
+        (_, DataLink::Target) => "standby, resync",
+        (_, _) => "standby",
+    }
+}
+
+fn since_ms(now_ns: u64, seen: Option<ha::Time>) -> Option<u64> {
+    seen.map(|seen| now_ns.saturating_sub(seen.0) / 1_000_000)
+}
+
+fn voters(sources: &Sources<'_>) -> Vec<types::Voter> {
+    let authority = sources.authority;
+    let peer_seen = authority
+        .peer
+        .iter()
+        .filter_map(|link| link.last_seen)
+        .max();
+    let listed = |node: u8| {
+        authority
+            .config
+            .as_ref()
+            .is_some_and(|chosen| chosen.voters.iter().any(|voter| voter.node.0 == node))
+    };
+    [
+        (sources.identity.peer, peer_seen),
+        (WITNESS, authority.witness_last_seen),
+    ]
+    .into_iter()
+    .map(|(node, seen)| types::Voter {
+        name: sources.identity.name(sources.config, node),
+        heard_ms: since_ms(sources.now_ns, seen),
+        admitted: listed(node),
+    })
+    .collect()
+}
+
+fn links(sources: &Sources<'_>) -> Vec<types::Link> {
+    sources
+        .config
+        .links
+        .iter()
+        .zip(&sources.authority.peer)
+        .map(|(link, seen)| types::Link {
+            name: link.name.clone(),
+            heard_ms: since_ms(sources.now_ns, seen.last_seen),
+        })
+        .collect()
+}
+
+fn addresses(sources: &Sources<'_>) -> Vec<types::ServiceAddress> {
+    let shown = |address: &crate::config::cluster::Address| types::ServiceAddress {
+        cidr: format!("{}/{}", address.ip, address.prefix),
+        tag: address.tag,
+        here: sources.held.iter().any(|held| held.ip == address.ip),
+    };
+    sources.cluster.addresses.iter().map(shown).collect()
+}
+
+/// Every volume this box has, also on a standby that has not read the configuration.
+fn volumes(sources: &Sources<'_>) -> Vec<types::Volume> {
+    let own = sources
+        .mirror
+        .volumes
+        .iter()
+        .filter(|own| own.spec.number != VolumeNumber::SYSTEM);
+    own.map(|own| {
+        let uuid = uuid::Uuid::from_u128(own.spec.uuid);
+        let configured = sources
+            .cluster
+            .volumes
+            .iter()
+            .find(|volume| volume.uuid == uuid);
+        let name = configured.map_or_else(String::new, |volume| volume.name.clone());
+        let maps = sources.cluster.maps.iter().filter(|map| map.volume == name);
+        types::Volume {
+            maps: maps
+                .map(|map| (map.host.clone(), map.lun, map.read_only))
+                .collect(),
+            name,
+            uuid: uuid.to_string(),
+            size_bytes: own.spec.size_bytes,
+            file: sources.pool.path(own.spec.number).display().to_string(),
+            data_offset: replication::meta::layout(own.spec.size_bytes).data_offset,
+        }
+    })
+    .collect()
+}
+
+fn session(session: &SessionInfo) -> types::Session {
+    types::Session {
+        initiator: session.key.initiator.clone(),
+        address: session.source.to_string(),
+        tag: session.key.tag.0,
+    }
+}

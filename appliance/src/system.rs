@@ -1,0 +1,196 @@
+//! The system volume as the store of everything replicated besides data (law D10): one value, read
+//! when this box begins to serve, written with FUA at each change.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
+use replication::engine::{Command, CommandError, Completed};
+use replication::shell::Handle;
+use replication::types::{Fua, VolumeNumber};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Cluster;
+use crate::state::{self, Slots};
+
+/// The value.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Replicated {
+    /// The cluster configuration.
+    pub(crate) cluster: Cluster,
+    /// Every initiator that ever logged in: who must hear of a lost cache (law D5).
+    pub(crate) initiators: BTreeSet<String>,
+    /// Who has not yet heard of which lost cache.
+    pub(crate) cache_lost: Vec<CacheLost>,
+}
+
+/// A volume whose unflushed writes were lost with the power.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CacheLost {
+    /// Its number.
+    pub(crate) volume: u32,
+    /// Initiators whose next flush must fail.
+    pub(crate) initiators: BTreeSet<String>,
+}
+
+impl Replicated {
+    /// Every initiator seen so far must hear that `volume` lost its cache.
+    pub(crate) fn lose_cache(&mut self, volume: u32) {
+        if self.initiators.is_empty() {
+            return;
+        }
+        let initiators = self.initiators.clone();
+        match self
+            .cache_lost
+            .iter_mut()
+            .find(|lost| lost.volume == volume)
+        {
+            Some(lost) => lost.initiators.extend(initiators),
+            None => self.cache_lost.push(CacheLost { volume, initiators }),
+        }
+    }
+
+    /// `initiator` has heard it of `volume`.
+    pub(crate) fn heard(&mut self, volume: u32, initiator: &str) {
+        for lost in self
+            .cache_lost
+            .iter_mut()
+            .filter(|lost| lost.volume == volume)
+        {
+            lost.initiators.remove(initiator);
+        }
+        self.cache_lost.retain(|lost| !lost.initiators.is_empty());
+    }
+}
+
+/// The way to it.
+pub(crate) struct SystemVolume {
+    mirror: Handle,
+    slots: Cell<Slots>,
+}
+
+impl SystemVolume {
+    /// Behind `mirror`.
+    pub(crate) fn new(mirror: Handle) -> Self {
+        Self {
+            mirror,
+            slots: Cell::default(),
+        }
+    }
+
+    /// The newest value; none if nothing was ever stored.
+    ///
+    /// # Errors
+    /// A sentence for operators.
+    pub(crate) async fn read(&self) -> Result<Option<Replicated>, String> {
+        let slots = [self.read_slot(0).await?, self.read_slot(1).await?];
+        let (slots, value) = Slots::newest([&slots[0], &slots[1]]);
+        self.slots.set(slots);
+        value.map(|value| parse(&value)).transpose()
+    }
+
+    /// Durable on every member of the in-sync set when it returns.
+    ///
+    /// # Errors
+    /// A sentence for operators; the new value may or may not be there.
+    pub(crate) async fn store(&self, value: &Replicated) -> Result<(), String> {
+        let text = toml::to_string(value).map_err(|error| error.to_string())?;
+        let (offset_bytes, data, next) = self.slots.get().put(text.as_bytes());
+        let volume = VolumeNumber::SYSTEM;
+        let write = Command::Write {
+            volume,
+            offset_bytes,
+            data,
+            fua: Fua::Yes,
+        };
+        command(&self.mirror, write).await?;
+        self.slots.set(next);
+        Ok(())
+    }
+
+    async fn read_slot(&self, slot: u64) -> Result<Vec<u8>, String> {
+        let from = slot * state::SLOT_BYTES;
+        let head = self.read_bytes(from, state::READ_FIRST_BYTES).await?;
+        match state::slot_bytes(&head) {
+            Some(whole) if whole > head.len() => self.read_bytes(from, whole).await,
+            Some(_) | None => Ok(head),
+        }
+    }
+
+    async fn read_bytes(&self, offset_bytes: u64, len_bytes: usize) -> Result<Vec<u8>, String> {
+        let volume = VolumeNumber::SYSTEM;
+        match command(
+            &self.mirror,
+            Command::Read {
+                volume,
+                offset_bytes,
+                len_bytes,
+            },
+        )
+        .await?
+        {
+            Completed::Data(data) => Ok(data.to_vec()),
+            Completed::Ok | Completed::Miscompare { .. } => {
+                Err("the system volume gave no data".to_owned())
+            }
+        }
+    }
+}
+
+fn parse(value: &[u8]) -> Result<Replicated, String> {
+    let text = std::str::from_utf8(value).map_err(|error| error.to_string())?;
+    toml::from_str(text).map_err(|error| format!("the system volume is damaged: {error}"))
+}
+
+/// One command of the mirror, awaited, with its failure in words.
+///
+/// # Errors
+/// A sentence for operators.
+pub(crate) async fn command(mirror: &Handle, command: Command) -> Result<Completed, String> {
+    awaited(|reply| mirror.submit(command, reply)).await
+}
+
+type Reply = Box<dyn FnOnce(Result<Completed, CommandError>)>;
+
+/// Starts something that answers like a command, and awaits the answer.
+///
+/// # Errors
+/// A sentence for operators.
+pub(crate) async fn awaited(start: impl FnOnce(Reply)) -> Result<Completed, String> {
+    let (done, waiting) = tokio::sync::oneshot::channel();
+    start(Box::new(move |result| drop(done.send(result))));
+    let result = waiting.await.unwrap_or(Err(CommandError::NotPrimary));
+    result.map_err(|error| match error {
+        CommandError::NotPrimary => {
+            "this box is not primary any more; ask the other box".to_owned()
+        }
+        CommandError::Refused(why) => why,
+        CommandError::NoSpace => "the pool is full; make room first".to_owned(),
+        CommandError::Io | CommandError::Medium => "the disk failed; see events".to_owned(),
+        CommandError::OutOfRange | CommandError::UnknownVolume => {
+            "the mirror does not know that volume".to_owned()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_cache_is_told_to_each_initiator_once() {
+        let mut value = Replicated::default();
+        value.lose_cache(1);
+        assert!(value.cache_lost.is_empty(), "nobody was there");
+        value.initiators = ["a".to_owned(), "b".to_owned()].into();
+        value.lose_cache(1);
+        value.heard(1, "a");
+        let text = toml::to_string(&value).expect("serializes");
+        assert_eq!(parse(text.as_bytes()), Ok(value.clone()));
+        value.heard(2, "b");
+        assert_eq!(value.cache_lost.len(), 1);
+        value.heard(1, "b");
+        assert!(value.cache_lost.is_empty());
+    }
+}
