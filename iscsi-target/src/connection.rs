@@ -314,14 +314,14 @@ impl Connection {
             return;
         };
         let request: login::Request = frame.bhs.cast();
-        let stat_sn = sequence
-            .stat_sn
-            .unwrap_or(Serial(request.exp_stat_sn.get()));
+        let first = Serial(request.exp_stat_sn.get());
+        let stat_sn = sequence.stat_sn.unwrap_or(first);
         let is_login = frame.bhs.operation() == opcode::LOGIN_REQUEST;
         if is_login && sequence.stat_sn.is_none() {
             sequence.cmd_sn = Serial(request.cmd_sn.get());
         }
         sequence.stat_sn = Some(stat_sn.plus(1));
+        let sequence = *sequence;
         let cmd_sn = sequence.cmd_sn;
         let (mut response, text, next) = if is_login {
             login.request(&request, frame.payload(), ports.array, ports.registry)
@@ -341,9 +341,7 @@ impl Connection {
                 self.close(now, CloseReason::Refused, Manner::AfterSending, ports);
             }
             Next::Welcome(welcome) => {
-                response.tsih = self
-                    .welcome(now, *welcome, cmd_sn, stat_sn.plus(1), ports)
-                    .into();
+                response.tsih = self.welcome(now, *welcome, sequence, ports).into();
                 self.outbox.push(&response, &[text]);
                 self.begin_digests();
             }
@@ -356,10 +354,11 @@ impl Connection {
         &mut self,
         now: Time,
         welcome: Welcome,
-        cmd_sn: Serial,
-        stat_sn: Serial,
+        sequence: Sequence,
         ports: &mut Ports<'_>,
     ) -> u16 {
+        let Sequence { stat_sn, cmd_sn } = sequence;
+        let stat_sn = stat_sn.expect("a response was numbered");
         let Surroundings {
             connection,
             source,
@@ -475,10 +474,10 @@ impl Connection {
 
     /// Carries out what the session decided, and what follows from an answered question.
     fn settle(&mut self, now: Time, ports: &mut Ports<'_>) {
-        if let Phase::Full(session) = &self.phase {
-            if let Some((reason, manner)) = session.ending() {
-                self.close(now, reason, manner, ports);
-            }
+        if let Phase::Full(session) = &self.phase
+            && let Some((reason, manner)) = session.ending()
+        {
+            self.close(now, reason, manner, ports);
         }
         self.check();
     }

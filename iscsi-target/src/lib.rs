@@ -5,6 +5,8 @@ pub mod backend;
 pub mod connection;
 pub mod discovery;
 pub mod hosts;
+#[cfg(feature = "initiator")]
+pub mod initiator;
 pub mod login;
 pub mod memory;
 pub mod negotiate;

@@ -126,9 +126,11 @@ impl Decoder {
                     }
                     let mut bytes = [0; BHS_LEN_BYTES];
                     input.copy_to_slice(&mut bytes);
-                    let bhs = Bhs::from_wire(&bytes);
                     let crc = self.header_crc(&bytes);
-                    self.state = State::Extension { bhs, crc };
+                    self.state = State::Extension {
+                        bhs: Bhs::from_wire(&bytes),
+                        crc,
+                    };
                 }
                 State::Extension { bhs, crc } => {
                     let ahs_len = usize::from(bhs.ahs_len_words) * 4;
@@ -137,24 +139,7 @@ impl Decoder {
                         return Ok(None);
                     }
                     self.check_header(input, ahs_len, crc)?;
-                    let len = bhs.data_len.bytes();
-                    if len > self.limit_bytes {
-                        return Err(FrameError::TooLong(bhs));
-                    }
-                    let mut data = if len == 0 {
-                        BytesMut::new()
-                    } else {
-                        place(&bhs)
-                    };
-                    data.reserve(len);
-                    let data_start = data.len();
-                    self.state = State::Data(Segment {
-                        bhs,
-                        data,
-                        data_start,
-                        missing_bytes: len,
-                        crc: 0,
-                    });
+                    self.state = State::Data(self.open_segment(bhs, &mut place)?);
                 }
                 State::Data(mut segment) => {
                     let len = segment.missing_bytes.min(input.len());
@@ -168,36 +153,68 @@ impl Decoder {
                     self.state = State::Trailer(segment);
                 }
                 State::Trailer(segment) => {
-                    let len = segment.bhs.data_len.bytes();
-                    let digest_len = if len == 0 {
-                        0
-                    } else {
-                        self.data_digest.len_bytes()
-                    };
-                    let padding = padding_bytes(len);
-                    if input.len() < padding + digest_len {
+                    if input.len() < self.trailer_bytes(&segment) {
                         self.state = State::Trailer(segment);
                         return Ok(None);
                     }
-                    let crc = crc32c::crc32c_append(segment.crc, &input[..padding]);
-                    input.advance(padding);
-                    if digest_len > 0 && input.get_u32_le() != crc {
-                        return Err(FrameError::DataDigest(segment.bhs));
-                    }
-                    let Segment {
-                        bhs,
-                        data,
-                        data_start,
-                        ..
-                    } = segment;
-                    return Ok(Some(Frame {
-                        bhs,
-                        data,
-                        data_start,
-                    }));
+                    return self.close_segment(segment, input).map(Some);
                 }
             }
         }
+    }
+
+    fn open_segment(
+        &self,
+        bhs: Bhs,
+        mut place: impl FnMut(&Bhs) -> BytesMut,
+    ) -> Result<Segment, FrameError> {
+        let len = bhs.data_len.bytes();
+        if len > self.limit_bytes {
+            return Err(FrameError::TooLong(bhs));
+        }
+        let mut data = if len == 0 {
+            BytesMut::new()
+        } else {
+            place(&bhs)
+        };
+        data.reserve(len);
+        let data_start = data.len();
+        Ok(Segment {
+            bhs,
+            data,
+            data_start,
+            missing_bytes: len,
+            crc: 0,
+        })
+    }
+
+    const fn trailer_bytes(&self, segment: &Segment) -> usize {
+        match segment.bhs.data_len.bytes() {
+            0 => 0,
+            len => padding_bytes(len) + self.data_digest.len_bytes(),
+        }
+    }
+
+    fn close_segment(&self, segment: Segment, input: &mut BytesMut) -> Result<Frame, FrameError> {
+        let Segment {
+            bhs,
+            data,
+            data_start,
+            crc,
+            ..
+        } = segment;
+        let len = bhs.data_len.bytes();
+        let padding = padding_bytes(len);
+        let crc = crc32c::crc32c_append(crc, &input[..padding]);
+        input.advance(padding);
+        if len > 0 && self.data_digest == Digest::Crc32c && input.get_u32_le() != crc {
+            return Err(FrameError::DataDigest(bhs));
+        }
+        Ok(Frame {
+            bhs,
+            data,
+            data_start,
+        })
     }
 
     /// Where the next bytes of the stream belong and how many of them, while they are data.

@@ -219,9 +219,9 @@ pub(crate) mod tests {
             let bhs = Bhs::from_wire(&bytes);
             prop_assert_eq!(bhs.to_wire(), bytes);
             prop_assert!(bhs.operation() < 0x40);
-            prop_assert_eq!(bhs.cast::<super::command::Command>().bhs(), bhs);
-            prop_assert_eq!(bhs.cast::<super::data::DataIn>().bhs(), bhs);
-            prop_assert_eq!(bhs.cast::<super::login::Request>().bhs(), bhs);
+            prop_assert_eq!(bhs.cast::<command::Command>().bhs(), bhs);
+            prop_assert_eq!(bhs.cast::<data::DataIn>().bhs(), bhs);
+            prop_assert_eq!(bhs.cast::<login::Request>().bhs(), bhs);
         }
     }
 }

@@ -79,6 +79,13 @@ impl Outbox {
         self.chunks.iter().map(|chunk| &chunk[..]).chain(open)
     }
 
+    /// The first `count_max` ranges of what waits, to be held while the outbox may change.
+    #[must_use]
+    pub fn clone_chunks(&mut self, count_max: usize) -> Vec<Bytes> {
+        self.seal();
+        self.chunks.iter().take(count_max).cloned().collect()
+    }
+
     /// The first `len_bytes` are sent.
     pub fn advance(&mut self, mut len_bytes: usize) {
         assert!(len_bytes <= self.len_bytes, "more sent than there was");

@@ -226,17 +226,12 @@ impl Session {
     /// PDUs without write data.
     fn plain(&mut self, frame: &Frame, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
         let bhs = &frame.bhs;
-        let numbered = bhs.opcode & IMMEDIATE == 0;
-        match bhs.operation() {
-            opcode::NOP_OUT
-            | opcode::TASK_REQUEST
-            | opcode::TEXT_REQUEST
-            | opcode::LOGOUT_REQUEST => {
-                if numbered {
-                    self.window.finish();
-                }
-            }
-            _ => {}
+        let ordered = matches!(
+            bhs.operation(),
+            opcode::NOP_OUT | opcode::TASK_REQUEST | opcode::TEXT_REQUEST | opcode::LOGOUT_REQUEST
+        );
+        if ordered && bhs.opcode & IMMEDIATE == 0 {
+            self.window.finish();
         }
         match bhs.operation() {
             opcode::NOP_OUT => self.nop(&bhs.cast(), frame.payload(), wire),

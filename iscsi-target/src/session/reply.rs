@@ -62,7 +62,16 @@ impl Session {
         // Phase collapse: GOOD needs no PDU of its own after data.
         let collapse = len > 0 && reply.status == Status::Good;
         let status = collapse.then_some(residual);
-        let count = self.send_data(itt, reply.data_in, len, status, wire);
+        let data = VecDeque::from(reply.data_in);
+        let count = self.send_data(
+            itt,
+            Outgoing {
+                data,
+                len_bytes: len,
+                status,
+            },
+            wire,
+        );
         if collapse {
             return;
         }
@@ -93,17 +102,13 @@ impl Session {
         wire.outbox.push(&response, &[sense]);
     }
 
-    /// Sends the first `len_bytes` of `data`, with GOOD in the last PDU if there is a `status`.
-    /// Says how many PDUs it took.
-    fn send_data(
-        &mut self,
-        itt: Itt,
-        data: Vec<Bytes>,
-        len_bytes: usize,
-        status: Option<Residual>,
-        wire: &mut Wire<'_>,
-    ) -> u32 {
-        let mut data = VecDeque::from(data);
+    /// Sends Data-In. Says how many PDUs it took.
+    fn send_data(&mut self, itt: Itt, outgoing: Outgoing, wire: &mut Wire<'_>) -> u32 {
+        let Outgoing {
+            mut data,
+            len_bytes,
+            status,
+        } = outgoing;
         let mut data_sn = 0;
         let mut offset = 0;
         let mut burst_left = self.parameters.burst_max_bytes;
@@ -145,6 +150,13 @@ impl Session {
         }
         data_sn
     }
+}
+
+/// The first `len_bytes` of the data, with GOOD in the last PDU if there is a `status`.
+struct Outgoing {
+    data: VecDeque<Bytes>,
+    len_bytes: usize,
+    status: Option<Residual>,
 }
 
 /// Takes the first `len_bytes` off a list of ranges, without copying.

@@ -1,0 +1,169 @@
+//! How sessions end, and what the target makes of peers that talk nonsense.
+
+use bytes::Bytes;
+use iscsi_target::backend::{BackendError, Fua};
+use iscsi_target::initiator::{InitiatorError, Login, cdb};
+use iscsi_target::memory::Answers;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::{LUN, Lab, pattern, run};
+
+#[test]
+fn the_same_initiator_port_replaces_its_session() {
+    run(async {
+        let lab = Lab::new().await;
+        let login = lab.login();
+        let old = lab.session(login.clone()).await;
+        lab.backend.answer(Answers::Held);
+        let stuck = old.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
+        while lab.backend.held() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let new = lab.session(login).await;
+        assert!(matches!(stuck.await, Err(InitiatorError::Lost(_))));
+        old.closed().await;
+        assert_eq!(lab.target.sessions().len(), 1);
+        lab.backend.answer(Answers::AtOnce);
+        lab.backend.release();
+        let read = new
+            .execute(LUN, cdb::read10(0, 1), Bytes::new(), 512)
+            .await
+            .unwrap();
+        assert!(read.is_good());
+    });
+}
+
+#[test]
+fn another_initiator_port_does_not() {
+    run(async {
+        let lab = Lab::new().await;
+        let one = lab.session(lab.login()).await;
+        let two = lab.session(lab.login()).await;
+        for session in [&one, &two] {
+            let ready = session
+                .execute(LUN, cdb::test_unit_ready(), Bytes::new(), 0)
+                .await;
+            assert!(ready.unwrap().is_good());
+        }
+        assert_eq!(lab.target.sessions().len(), 2);
+    });
+}
+
+#[test]
+fn deactivation_drops_sessions_without_a_status() {
+    run(async {
+        let lab = Lab::new().await;
+        let session = lab.session(lab.login()).await;
+        lab.backend.answer(Answers::Held);
+        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
+        while lab.backend.held() == 0 {
+            tokio::task::yield_now().await;
+        }
+        lab.target.deactivate();
+        // Done too late: nobody may hear of it (law R8).
+        lab.backend.release();
+        let Err(InitiatorError::Lost(why)) = stuck.await else {
+            panic!("a status came through")
+        };
+        assert!(why.contains("reset"), "the peer sees a reset, not {why:?}");
+        assert!(lab.target.sessions().is_empty());
+    });
+}
+
+#[test]
+fn a_backend_that_lost_its_role_ends_the_session_without_a_status() {
+    run(async {
+        let lab = Lab::new().await;
+        let session = lab.session(lab.login()).await;
+        lab.backend.answer(Answers::With(BackendError::NotActive));
+        let read = session
+            .execute(LUN, cdb::read10(0, 1), Bytes::new(), 512)
+            .await;
+        assert!(matches!(read, Err(InitiatorError::Lost(_))));
+    });
+}
+
+#[test]
+fn a_closed_portal_takes_its_sessions_along() {
+    run(async {
+        let lab = Lab::new().await;
+        let session = lab.session(lab.login()).await;
+        lab.target.close_portal(7);
+        session.closed().await;
+        let again = lab.try_session(lab.login()).await.unwrap_err();
+        assert!(matches!(again, InitiatorError::Lost(_)), "{again:?}");
+    });
+}
+
+#[test]
+fn an_operator_drops_one_session() {
+    run(async {
+        let lab = Lab::new().await;
+        let one = lab.session(lab.login()).await;
+        let two = lab.session(lab.login()).await;
+        let key = lab.target.sessions()[0].key.clone();
+        assert!(lab.target.drop_session(&key));
+        one.closed().await;
+        assert!(!two.is_over());
+        assert!(!lab.target.drop_session(&key));
+    });
+}
+
+#[test]
+fn a_host_that_is_removed_loses_its_sessions() {
+    run(async {
+        let lab = Lab::new().await;
+        let session = lab.session(lab.login()).await;
+        lab.target
+            .apply(iscsi_target::scsi::ArrayConfig::default())
+            .unwrap();
+        session.closed().await;
+        let refused = lab.try_session(lab.login()).await.unwrap_err();
+        assert_eq!(refused, InitiatorError::Refused(0x0202));
+    });
+}
+
+#[test]
+fn noise_does_no_harm() {
+    run(async {
+        let lab = Lab::new().await;
+        let session = lab.session(lab.login()).await;
+        for seed in 0..20 {
+            let mut stream = TcpStream::connect(lab.address).await.unwrap();
+            // The target may hang up in the middle of it.
+            let _ = stream.write_all(&pattern(seed, 4096)).await;
+            let _ = stream.shutdown().await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+        }
+        let ready = session
+            .execute(LUN, cdb::test_unit_ready(), Bytes::new(), 0)
+            .await
+            .unwrap();
+        assert!(ready.is_good());
+        assert_eq!(lab.target.sessions().len(), 1);
+    });
+}
+
+#[test]
+fn too_many_connections_are_turned_away() {
+    run(async {
+        let lab = Lab::new().await;
+        let mut idle = Vec::new();
+        for _ in 0..8 {
+            idle.push(TcpStream::connect(lab.address).await.unwrap());
+        }
+        let refused = lab.try_session(lab.login()).await.unwrap_err();
+        assert!(matches!(refused, InitiatorError::Lost(_)), "{refused:?}");
+        idle.clear();
+        while lab
+            .try_session(Login {
+                timeout_ms: 500,
+                ..lab.login()
+            })
+            .await
+            .is_err()
+        {}
+    });
+}
