@@ -37,3 +37,6 @@ pub use record::{ConfigError, GroupRecord, Record, blank, genesis};
 pub use resource::Resource;
 pub use types::*;
 pub use witness::{PeerAddr, Witness, WitnessParams};
+
+#[cfg(feature = "shell")]
+pub mod shell;

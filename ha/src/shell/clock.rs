@@ -10,7 +10,10 @@ use crate::types::{Now, Time};
 /// If the kernel lacks them; Linux has had both since 2.6.39.
 #[must_use]
 pub fn now() -> Now {
-    Now { boot: read(ClockId::CLOCK_BOOTTIME), mono: read(ClockId::CLOCK_MONOTONIC) }
+    Now {
+        boot: read(ClockId::CLOCK_BOOTTIME),
+        mono: read(ClockId::CLOCK_MONOTONIC),
+    }
 }
 
 fn read(clock: ClockId) -> Time {

@@ -53,7 +53,13 @@ impl NodeDriver {
         mut act: impl FnMut(Output),
         mut publish: impl FnMut(Status),
     ) -> io::Result<()> {
-        let Self { mut node, group, store, links, mut inputs } = self;
+        let Self {
+            mut node,
+            group,
+            store,
+            links,
+            mut inputs,
+        } = self;
         let (saved_in, mut saved) = mpsc::unbounded_channel();
         let saves = writer::start(store, saved_in)?;
         let (heard_in, mut heard) = mpsc::unbounded_channel();
@@ -87,7 +93,9 @@ impl NodeDriver {
 }
 
 fn send(links: &[Rc<Link>], id: LinkId, bytes: &[u8]) {
-    let Some(link) = links.iter().find(|link| link.id == id) else { return };
+    let Some(link) = links.iter().find(|link| link.id == id) else {
+        return;
+    };
     if let Err(error) = link.socket.try_send_to(bytes, link.to) {
         tracing::trace!("to {}: {error}", link.to);
     }
@@ -100,7 +108,13 @@ async fn listen(link: Rc<Link>, heard: UnboundedSender<Input>) {
         match link.socket.recv_from(&mut buffer).await {
             Ok((len, _)) => {
                 let bytes = buffer[..len].to_vec();
-                if heard.send(Input::Datagram { link: link.id, bytes }).is_err() {
+                if heard
+                    .send(Input::Datagram {
+                        link: link.id,
+                        bytes,
+                    })
+                    .is_err()
+                {
                     return;
                 }
             }

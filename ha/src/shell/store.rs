@@ -80,8 +80,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Busy`], [`StoreError::Foreign`], [`StoreError::Io`].
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Io { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let failed = |source| StoreError::Io {
+            path: dir.to_owned(),
+            source,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed)?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -89,9 +96,14 @@ impl Store {
             .mode(0o600)
             .open(dir.join("lock"))
             .map_err(failed)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| StoreError::Busy { path: dir.to_owned() })?;
-        let store = Self { dir: dir.to_owned(), _lock: lock };
+        let lock =
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StoreError::Busy {
+                path: dir.to_owned(),
+            })?;
+        let store = Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+        };
         store.check_identity()?;
         Ok(store)
     }
@@ -109,13 +121,20 @@ impl Store {
                 continue;
             };
             seen = true;
-            let Ok(record) = Record::decode(&bytes) else { continue };
-            if newest.as_ref().is_none_or(|known| known.record_seq < record.record_seq) {
+            let Ok(record) = Record::decode(&bytes) else {
+                continue;
+            };
+            if newest
+                .as_ref()
+                .is_none_or(|known| known.record_seq < record.record_seq)
+            {
                 newest = Some(record);
             }
         }
         match newest {
-            None if seen => Err(StoreError::Damaged { path: self.dir.clone() }),
+            None if seen => Err(StoreError::Damaged {
+                path: self.dir.clone(),
+            }),
             found => Ok(found),
         }
     }
@@ -158,14 +177,19 @@ impl Store {
     /// The identity file names its own inode, which a copy does not have.
     fn check_identity(&self) -> Result<(), StoreError> {
         let path = self.dir.join("identity");
-        let failed = |source| StoreError::Io { path: path.clone(), source };
+        let failed = |source| StoreError::Io {
+            path: path.clone(),
+            source,
+        };
         match read(&path).map_err(failed)? {
             Some(text) => {
                 let inode = fs::metadata(&path).map_err(failed)?.ino();
                 if text == identity(inode).into_bytes() {
                     Ok(())
                 } else {
-                    Err(StoreError::Foreign { path: self.dir.clone() })
+                    Err(StoreError::Foreign {
+                        path: self.dir.clone(),
+                    })
                 }
             }
             None => self.write_identity(&path).map_err(failed),
@@ -173,8 +197,11 @@ impl Store {
     }
 
     fn write_identity(&self, path: &Path) -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(path)?;
         let inode = file.metadata()?.ino();
         file.write_all(identity(inode).as_bytes())?;
         file.sync_all()?;
@@ -190,17 +217,25 @@ impl Store {
         fresh: impl FnOnce() -> VoterInstance,
     ) -> Result<VoterInstance, StoreError> {
         let path = self.dir.join("instance");
-        let failed = |source| StoreError::Io { path: path.clone(), source };
+        let failed = |source| StoreError::Io {
+            path: path.clone(),
+            source,
+        };
         if let Some(bytes) = read(&path).map_err(failed)? {
             let text = String::from_utf8_lossy(&bytes);
             return u128::from_str_radix(text.trim(), 16)
                 .map(VoterInstance)
-                .map_err(|_| StoreError::Damaged { path: self.dir.clone() });
+                .map_err(|_| StoreError::Damaged {
+                    path: self.dir.clone(),
+                });
         }
         let instance = fresh();
         let write = || -> io::Result<()> {
-            let mut file =
-                OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
+            let mut file = OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)?;
             file.write_all(format!("{:032x}\n", instance.0).as_bytes())?;
             file.sync_all()?;
             File::open(&self.dir)?.sync_all()
@@ -242,7 +277,10 @@ mod tests {
     }
 
     fn record(record_seq: u64) -> Record {
-        Record { record_seq, ..blank(VoterInstance(9)) }
+        Record {
+            record_seq,
+            ..blank(VoterInstance(9))
+        }
     }
 
     #[test]
@@ -256,7 +294,12 @@ mod tests {
         }
         let newest = (0..2)
             .map(|slot| store.slot(GROUP, slot))
-            .find(|path| Record::decode(&fs::read(path).expect("there")).expect("whole").record_seq == 5)
+            .find(|path| {
+                Record::decode(&fs::read(path).expect("there"))
+                    .expect("whole")
+                    .record_seq
+                    == 5
+            })
             .expect("one of the two");
         fs::write(&newest, b"torn").expect("writable");
         assert_eq!(store.load(GROUP).expect("the other"), Some(record(4)));
@@ -287,7 +330,10 @@ mod tests {
             let path = entry.expect("readable").path();
             fs::copy(&path, copy.join(path.file_name().expect("a file"))).expect("copied");
         }
-        assert!(matches!(Store::open(&copy), Err(StoreError::Foreign { .. })));
+        assert!(matches!(
+            Store::open(&copy),
+            Err(StoreError::Foreign { .. })
+        ));
         fs::remove_dir_all(&dir).expect("ours");
         fs::remove_dir_all(&copy).expect("ours");
     }
@@ -296,8 +342,14 @@ mod tests {
     fn the_instance_is_minted_once() {
         let dir = fresh_dir("instance");
         let store = Store::open(&dir).expect("a new directory");
-        assert_eq!(store.instance(|| VoterInstance(1)).expect("made"), VoterInstance(1));
-        assert_eq!(store.instance(|| VoterInstance(2)).expect("read"), VoterInstance(1));
+        assert_eq!(
+            store.instance(|| VoterInstance(1)).expect("made"),
+            VoterInstance(1)
+        );
+        assert_eq!(
+            store.instance(|| VoterInstance(2)).expect("read"),
+            VoterInstance(1)
+        );
         fs::remove_dir_all(&dir).expect("ours");
     }
 }

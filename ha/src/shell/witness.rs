@@ -32,7 +32,11 @@ pub struct WitnessSetup {
 /// # Errors
 /// If the record thread cannot be started.
 pub async fn run(setup: WitnessSetup, mut tell: impl FnMut(Event)) -> io::Result<()> {
-    let WitnessSetup { mut witness, store, socket } = setup;
+    let WitnessSetup {
+        mut witness,
+        store,
+        socket,
+    } = setup;
     let (saved_in, mut saved) = mpsc::unbounded_channel();
     let saves = writer::start(store, saved_in)?;
     let mut addresses = Addresses::default();

@@ -12,7 +12,7 @@ use crate::types::{GroupId, PersistId};
 pub(super) struct Save {
     pub(super) group: GroupId,
     pub(super) id: PersistId,
-    pub(super) record: Record,
+    pub(super) record: Box<Record>,
 }
 
 /// Starts the thread. Each save is answered on `saved`, in order; a failed one is answered by
@@ -23,16 +23,20 @@ pub(super) fn start(
     saved: UnboundedSender<(GroupId, PersistId)>,
 ) -> std::io::Result<mpsc::Sender<Save>> {
     let (saves, waiting) = mpsc::channel::<Save>();
-    std::thread::Builder::new().name("record".to_owned()).spawn(move || {
-        while let Ok(save) = waiting.recv() {
-            if let Err(error) = store.save(save.group, &save.record) {
-                tracing::error!("the record cannot be saved: {error}; this box has no vote now");
-                return;
+    std::thread::Builder::new()
+        .name("record".to_owned())
+        .spawn(move || {
+            while let Ok(save) = waiting.recv() {
+                if let Err(error) = store.save(save.group, &save.record) {
+                    tracing::error!(
+                        "the record cannot be saved: {error}; this box has no vote now"
+                    );
+                    return;
+                }
+                if saved.send((save.group, save.id)).is_err() {
+                    return;
+                }
             }
-            if saved.send((save.group, save.id)).is_err() {
-                return;
-            }
-        }
-    })?;
+        })?;
     Ok(saves)
 }
