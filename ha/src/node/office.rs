@@ -143,7 +143,12 @@ impl Node {
         let counts = self.peer_counts();
         let Some(term) = &mut self.term else { return };
         term.readmit = None;
-        if !counts || term.degrade.is_some() {
+        if !counts {
+            // The engine may wait for the peer since its `Readmit`; say again that it need not.
+            self.shown.authority = None;
+            return;
+        }
+        if term.degrade.is_some() {
             return;
         }
         term.degrade = Some(why);
