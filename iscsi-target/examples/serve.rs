@@ -1,7 +1,7 @@
 //! Serves one unit of 128 MiB from memory to anybody on this machine.
 //!
-//! `serve --listen 127.0.0.1:3260 [--unit thin|thin-512|full|read-only] [--chap NAME:SECRET]
-//! [--mutual NAME:SECRET]`
+//! `serve --listen 127.0.0.1:3260 [--unit KIND] [--chap NAME:SECRET]
+//! [--mutual NAME:SECRET]`, where KIND is thin, thin-512, full, read-only or removable.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use iscsi_target::backend::{Backend, Geometry};
 use iscsi_target::hosts::{Access, ChapSecret, ChapSecrets, HostConfig, MapConfig, MapTarget};
 use iscsi_target::memory::MemoryBackend;
 use iscsi_target::registry::Limits;
-use iscsi_target::scsi::{ArrayConfig, UnitConfig, UnitId};
+use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig, UnitId};
 use iscsi_target::shell::{Target, TargetSettings};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
@@ -39,7 +39,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn serve(address: SocketAddr, arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let geometry = geometry(arguments.unit.as_deref().unwrap_or("thin"))?;
+    let kind = arguments.unit.as_deref().unwrap_or("thin");
+    let geometry = geometry(kind)?;
+    let medium = if kind == "removable" {
+        Medium::Removable
+    } else {
+        Medium::Fixed
+    };
     let name = NAME.to_owned();
     let limits = Limits::default();
     let target = Target::new(TargetSettings {
@@ -68,6 +74,7 @@ async fn serve(address: SocketAddr, arguments: Arguments) -> Result<(), Box<dyn 
             id,
             name: "example".to_owned(),
             backend: Rc::new(MemoryBackend::new(geometry)),
+            medium,
         }],
         ..ArrayConfig::default()
     })?;
@@ -100,7 +107,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 fn geometry(kind: &str) -> Result<Geometry, Box<dyn Error>> {
     let thin = MemoryBackend::thin(BLOCKS).geometry();
     Ok(match kind {
-        "thin" => thin,
+        "thin" | "removable" => thin,
         "thin-512" => Geometry {
             physical_block_exponent: 0,
             ..thin

@@ -5,19 +5,19 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::attention::{Attention, Attentions};
-use super::block::{COMPARE_AND_WRITE_MAX_BLOCKS, PIECE_MAX_BYTES, Scanning, Span};
-use super::block::{TRANSFER_MAX_BYTES, Work};
+use super::block::Work;
 use super::cdb::CDB_BYTES;
 use super::execution::{Execution, Task};
 use super::identify::{self, Place};
-use super::mode::{self, ModeState, Protection};
-use super::opcodes::{self, Effect, Opcode};
-use super::parse::{BlockCommand, Check, Command, Extent, ModeHeader};
+use super::mode::{self, Protection};
+use super::opcodes::{self, Abilities, Effect, Opcode};
+use super::parse::{BlockCommand, Command, ModeHeader};
 use super::report;
 use super::sense::{Sense, SenseFormat};
+use super::tray::{Arrival, Medium, Removal, TrayMove};
 use super::unit::Unit;
 use super::{Reply, Start};
-use crate::backend::{Backend, Fua, Geometry, MayUnmap};
+use crate::backend::{Backend, Geometry};
 use crate::hosts::{
     Access, ChapSecrets, ConfigError, GroupConfig, HostConfig, HostId, Hosts, MapConfig, Mapping,
     Refused, UnitId, View,
@@ -60,6 +60,8 @@ pub struct UnitConfig {
     pub name: String,
     /// Its store.
     pub backend: Rc<dyn Backend>,
+    /// Whether initiators can eject it.
+    pub medium: Medium,
 }
 
 /// What follows from a new configuration.
@@ -123,7 +125,7 @@ impl Array {
         let mut units = BTreeMap::new();
         for unit in config.units {
             let earlier = self.units.get(&unit.id);
-            let unit = Unit::new(unit.id, &unit.name, unit.backend, earlier)?;
+            let unit = Unit::new(unit, earlier)?;
             if let Some(twice) = units.insert(unit.id, unit) {
                 let name = format!("{:?}", twice.id);
                 return Err(ConfigError::Duplicate { what: "unit", name });
@@ -180,7 +182,10 @@ impl Array {
     /// Opens a nexus, which then has POWER ON, RESET, OR BUS DEVICE RESET OCCURRED to report on
     /// every unit. An opening of the same nexus that is still there is closed.
     pub fn open(&mut self, nexus: Nexus, host: HostId) -> NexusId {
-        self.nexuses.retain(|_, open| open.nexus != nexus);
+        let earlier = self.nexuses.iter().find(|(_, open)| open.nexus == nexus);
+        if let Some(earlier) = earlier.map(|(id, _)| *id) {
+            self.close(earlier);
+        }
         self.nexus_ids_used += 1;
         let id = NexusId(self.nexus_ids_used);
         let view = self
@@ -201,6 +206,9 @@ impl Array {
     /// Closes a nexus: no command of it is admitted any more (law T1).
     pub fn close(&mut self, nexus: NexusId) {
         self.nexuses.remove(&nexus);
+        for unit in self.units.values_mut() {
+            unit.forget(nexus);
+        }
     }
 
     /// The unit a nexus sees under a LUN.
@@ -226,7 +234,7 @@ impl Array {
                 .units
                 .get_mut(&id)
                 .expect("views map to units that exist");
-            unit.mode = ModeState::default();
+            unit.reset();
             for (nexus, open) in self.nexuses.iter_mut().filter(|(_, open)| open.sees(id)) {
                 open.raise(id, attention);
                 hit.push(*nexus);
@@ -244,7 +252,9 @@ impl Array {
         unit: UnitId,
         initiators: impl IntoIterator<Item = &'a String>,
     ) {
-        let owed = initiators.into_iter().map(|initiator| (unit, initiator.clone()));
+        let owed = initiators
+            .into_iter()
+            .map(|initiator| (unit, initiator.clone()));
         self.cache_losses.extend(owed);
     }
 
@@ -328,7 +338,7 @@ impl Array {
 
     /// Answers for a LUN under which this nexus sees nothing (SPC-4 §6.4.1, SAM-5 §4.7.3).
     fn without_unit(&self, nexus: NexusId, cdb: &[u8; CDB_BYTES]) -> Reply {
-        let answer = Opcode::find(cdb, &NO_MEDIUM)
+        let answer = Opcode::find(cdb, NO_ABILITIES)
             .ok_or(Sense::NO_UNIT)
             .and_then(|opcode| (opcode.parse)(cdb))
             .and_then(|command| match command {
@@ -356,7 +366,8 @@ impl Array {
                 | Command::ReportPortGroups { .. }
                 | Command::ModeSense(_)
                 | Command::ModeSelect { .. }
-                | Command::StartStop
+                | Command::StartStop { .. }
+                | Command::PreventAllow(_)
                 | Command::Blocks(_) => Err(Sense::NO_UNIT),
             });
         answer.unwrap_or_else(Reply::check)
@@ -374,20 +385,29 @@ impl Array {
         {
             return Err(attention.sense());
         }
-        let opcode = Opcode::find(cdb, &ask.geometry).ok_or(Sense::OPCODE)?;
+        let unit = &self.units[&ask.unit];
+        let abilities = unit.abilities(&ask.geometry);
+        let opcode = Opcode::find(cdb, abilities).ok_or(Sense::OPCODE)?;
         if opcodes::asks_naca(cdb) {
             return Err(Sense::CDB_FIELD);
         }
         if opcode.effect() == Effect::Changes && ask.is_read_only() {
             return Err(Sense::WRITE_PROTECTED);
         }
-        (opcode.parse)(cdb)
+        let command = (opcode.parse)(cdb)?;
+        let needs_medium = matches!(command, Command::TestUnitReady | Command::Blocks(_));
+        if needs_medium && !unit.has_medium() {
+            return Err(Sense::NO_MEDIUM);
+        }
+        Ok(command)
     }
 
     fn dispatch(&mut self, command: Command, ask: &Ask) -> Result<Start, Sense> {
         let geometry = &ask.geometry;
         let reply = match command {
-            Command::TestUnitReady | Command::StartStop => Reply::good(),
+            Command::TestUnitReady => Reply::good(),
+            Command::StartStop { tray_move } => self.start_stop(tray_move, ask)?,
+            Command::PreventAllow(removal) => self.set_removal(removal, ask)?,
             Command::RequestSense {
                 format,
                 allocation_bytes,
@@ -421,7 +441,12 @@ impl Array {
                 query,
                 timeouts,
                 allocation_bytes,
-            } => opcodes::report(query, timeouts, allocation_bytes, geometry)?,
+            } => opcodes::report(
+                query,
+                timeouts,
+                allocation_bytes,
+                self.units[&ask.unit].abilities(geometry),
+            )?,
             Command::ReportPortGroups {
                 header,
                 allocation_bytes,
@@ -446,7 +471,7 @@ impl Array {
     /// Commands on blocks, and those whose answer depends on replicated state.
     fn start_blocks(&mut self, command: BlockCommand, ask: &Ask) -> Result<Start, Sense> {
         let least = self.units[&ask.unit].mode.least_fua();
-        let work = match blocks_work(command, &ask.geometry, least) {
+        let work = match Work::plan(command, &ask.geometry, least) {
             Ok(work) => work,
             // Where the medium ends is replicated state, so saying it waits too (law R5).
             Err(Sense::LBA_RANGE) => Work::Confirm(self.check(ask.unit, Sense::LBA_RANGE)),
@@ -483,7 +508,7 @@ impl Array {
 
     fn inquiry(&self, page: Option<u8>, ask: &Ask) -> Result<Vec<u8>, Sense> {
         let Some(page) = page else {
-            return Ok(identify::standard());
+            return Ok(identify::standard(&self.units[&ask.unit]));
         };
         let tag = self.nexuses[&ask.nexus].nexus.portal_tag;
         let place = Place {
@@ -492,6 +517,33 @@ impl Array {
             tag,
         };
         identify::vital(page, &self.units[&ask.unit], &ask.geometry, &place)
+    }
+
+    fn start_stop(&mut self, tray_move: Option<TrayMove>, ask: &Ask) -> Result<Reply, Sense> {
+        let Some(tray_move) = tray_move else {
+            return Ok(Reply::good());
+        };
+        let unit = self.units.get_mut(&ask.unit);
+        let tray = unit
+            .and_then(|unit| unit.tray.as_mut())
+            .ok_or(Sense::CDB_FIELD)?;
+        if tray.shift(tray_move)? == Arrival::Now {
+            for (other, open) in &mut self.nexuses {
+                if *other != ask.nexus {
+                    open.raise(ask.unit, Attention::MediumLoaded);
+                }
+            }
+        }
+        Ok(Reply::good())
+    }
+
+    fn set_removal(&mut self, removal: Removal, ask: &Ask) -> Result<Reply, Sense> {
+        let unit = self.units.get_mut(&ask.unit);
+        let tray = unit
+            .and_then(|unit| unit.tray.as_mut())
+            .ok_or(Sense::OPCODE)?;
+        tray.set_removal(ask.nexus, removal);
+        Ok(Reply::good())
     }
 
     fn announce_capacity(&mut self, id: UnitId, blocks: u64) {
@@ -572,96 +624,6 @@ impl Ask {
     }
 }
 
-/// The work of a command on blocks, its extent checked.
-fn blocks_work(command: BlockCommand, geometry: &Geometry, least: Fua) -> Result<Work, Sense> {
-    let stable = |fua| if least == Fua::Yes { Fua::Yes } else { fua };
-    let span = |extent| Span::of(extent, geometry);
-    let transfer = |extent| span(extent)?.at_most(TRANSFER_MAX_BYTES);
-    Ok(match command {
-        BlockCommand::ReadCapacity10 => {
-            Work::Confirm(Reply::data(report::capacity_10(geometry).into()))
-        }
-        BlockCommand::ReadCapacity16 { allocation_bytes } => Work::Confirm(Reply::truncated(
-            report::capacity_16(geometry),
-            allocation_bytes,
-        )),
-        BlockCommand::Read { extent } => Work::Read(transfer(extent)?),
-        BlockCommand::Write { extent, fua } => Work::Write {
-            span: transfer(extent)?,
-            fua: stable(fua),
-        },
-        BlockCommand::OrWrite { extent, fua } => {
-            let span = span(extent)?.at_most(PIECE_MAX_BYTES)?;
-            Work::OrWrite {
-                span,
-                fua: stable(fua),
-            }
-        }
-        BlockCommand::LbaStatus {
-            lba,
-            allocation_bytes,
-        } => Work::Scan(Scanning::new(lba, allocation_bytes, geometry)?),
-        BlockCommand::WriteAndVerify { extent, check } => Work::WriteAndVerify {
-            span: transfer(extent)?,
-            check,
-        },
-        BlockCommand::Verify {
-            extent,
-            check: Check::Data,
-        } => Work::Verify {
-            span: transfer(extent)?,
-            check: Check::Data,
-        },
-        BlockCommand::Verify { extent, check } => Work::Verify {
-            span: span(extent)?,
-            check,
-        },
-        BlockCommand::CompareAndWrite { extent, fua } => {
-            if extent.blocks > u64::from(COMPARE_AND_WRITE_MAX_BLOCKS) {
-                return Err(Sense::CDB_FIELD);
-            }
-            Work::CompareAndWrite {
-                span: span(extent)?,
-                fua: stable(fua),
-            }
-        }
-        BlockCommand::WriteSame {
-            extent,
-            unmap,
-            source,
-        } => {
-            if unmap == MayUnmap::Yes && !geometry.thin {
-                return Err(Sense::CDB_FIELD);
-            }
-            let fua = stable(Fua::No);
-            Work::WriteSame {
-                span: open_ended(extent, geometry)?,
-                unmap,
-                source,
-                fua,
-            }
-        }
-        BlockCommand::Unmap { list_bytes } => Work::Unmap { list_bytes },
-        BlockCommand::Synchronize { extent } => {
-            open_ended(extent, geometry)?;
-            Work::Synchronize
-        }
-        // Nothing is cached here that a read would not find anyway.
-        BlockCommand::Prefetch { extent } => {
-            open_ended(extent, geometry)?;
-            Work::Confirm(Reply::good())
-        }
-    })
-}
-
-/// A span in which a count of zero means to the end of the medium.
-fn open_ended(extent: Extent, geometry: &Geometry) -> Result<Span, Sense> {
-    match extent {
-        Extent { lba, blocks: 0 } => Span::to_end(lba, geometry),
-        extent => Span::of(extent, geometry),
-    }
-}
-
 const REQUEST_SENSE: u8 = 0x03;
 const INQUIRY: u8 = 0x12;
 const REPORT_LUNS: u8 = 0xa0;
@@ -670,11 +632,7 @@ const REPORT_LUNS: u8 = 0xa0;
 const PORTALS_MAX: usize = 64;
 
 /// What a LUN without a unit has.
-const NO_MEDIUM: Geometry = Geometry {
-    blocks: 0,
-    block_bytes: 512,
-    physical_block_exponent: 0,
+const NO_ABILITIES: Abilities = Abilities {
     thin: false,
-    write_cache: false,
-    read_only: true,
+    removable: false,
 };

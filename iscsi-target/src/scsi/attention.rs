@@ -13,6 +13,8 @@ pub(crate) enum Attention {
     UnitReset,
     /// REPORTED LUNS DATA HAS CHANGED.
     LunsChanged,
+    /// NOT READY TO READY CHANGE, MEDIUM MAY HAVE CHANGED.
+    MediumLoaded,
     /// CAPACITY DATA HAS CHANGED.
     CapacityChanged,
     /// MODE PARAMETERS CHANGED.
@@ -27,6 +29,7 @@ impl Attention {
             Self::PowerOn => [0x29, 0x00],
             Self::UnitReset => [0x29, 0x03],
             Self::LunsChanged => [0x3f, 0x0e],
+            Self::MediumLoaded => [0x28, 0x00],
             Self::CapacityChanged => [0x2a, 0x09],
             Self::ModeChanged => [0x2a, 0x01],
             Self::AccessStateChanged => [0x2a, 0x06],
@@ -54,6 +57,7 @@ impl Attentions {
             Attention::UnitReset if self.pending.contains(&Attention::PowerOn) => return,
             Attention::UnitReset
             | Attention::LunsChanged
+            | Attention::MediumLoaded
             | Attention::CapacityChanged
             | Attention::ModeChanged
             | Attention::AccessStateChanged => {}

@@ -16,8 +16,11 @@ pub(crate) struct Place<'a> {
 }
 
 /// Standard INQUIRY data of a unit.
-pub(crate) fn standard() -> Vec<u8> {
+pub(crate) fn standard(unit: &Unit) -> Vec<u8> {
     let mut data = header(0x00);
+    if unit.is_removable() {
+        data[1] = RMB;
+    }
     data[5] = TPGS_IMPLICIT;
     data[6] = MULTIP;
     data[7] = CMDQUE;
@@ -195,6 +198,7 @@ fn provisioning(geometry: &Geometry) -> Vec<u8> {
 const VENDOR: &[u8; 8] = b"TWINSAN ";
 const PRODUCT: &[u8; 16] = b"VIRTUAL-DISK    ";
 const STANDARD_BYTES: usize = 96;
+const RMB: u8 = 0x80;
 const SPC_4: u8 = 0x06;
 const HISUP: u8 = 0x10;
 const TPGS_IMPLICIT: u8 = 0x10;

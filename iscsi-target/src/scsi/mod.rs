@@ -31,6 +31,7 @@ mod report;
 mod sense;
 #[cfg(test)]
 mod tests;
+mod tray;
 mod unit;
 
 use std::rc::Rc;
@@ -42,6 +43,7 @@ pub use crate::hosts::UnitId;
 pub use array::{Applied, Array, ArrayConfig, Nexus, NexusId, Portal, ResetScope, UnitConfig};
 pub use execution::Execution;
 pub use sense::{Sense, SenseFormat, SenseKey, Status};
+pub use tray::Medium;
 
 /// What became of a command that was just received.
 #[derive(Debug)]

@@ -5,7 +5,6 @@ use super::Reply;
 use super::cdb::CDB_BYTES;
 use super::parse::{self, OpcodeQuery, Parse, Timeouts};
 use super::sense::Sense;
-use crate::backend::Geometry;
 
 /// One command.
 #[derive(Debug)]
@@ -32,15 +31,23 @@ pub(crate) enum Effect {
 enum Needs {
     Nothing,
     Thin,
+    Removable,
+}
+
+/// What a unit has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abilities {
+    pub(crate) thin: bool,
+    pub(crate) removable: bool,
 }
 
 impl Opcode {
-    /// The command of a CDB, if a unit of this geometry has it.
-    pub(crate) fn find(cdb: &[u8; CDB_BYTES], geometry: &Geometry) -> Option<&'static Self> {
+    /// The command of a CDB, if a unit of these abilities has it.
+    pub(crate) fn find(cdb: &[u8; CDB_BYTES], abilities: Abilities) -> Option<&'static Self> {
         OPCODES.iter().find(|opcode| {
             opcode.code == cdb[0]
                 && opcode.action.is_none_or(|action| action == cdb[1] & 0x1f)
-                && opcode.exists(geometry)
+                && opcode.exists(abilities)
         })
     }
 
@@ -48,8 +55,12 @@ impl Opcode {
         self.effect
     }
 
-    fn exists(&self, geometry: &Geometry) -> bool {
-        self.needs == Needs::Nothing || geometry.thin
+    fn exists(&self, abilities: Abilities) -> bool {
+        match self.needs {
+            Needs::Nothing => true,
+            Needs::Thin => abilities.thin,
+            Needs::Removable => abilities.removable,
+        }
     }
 
     fn cdb_bytes(&self) -> u8 {
@@ -79,10 +90,12 @@ pub(crate) fn report(
     query: OpcodeQuery,
     timeouts: Timeouts,
     allocation_bytes: usize,
-    geometry: &Geometry,
+    abilities: Abilities,
 ) -> Result<Reply, Sense> {
     let (code, action) = match query {
-        OpcodeQuery::All => return Ok(Reply::truncated(all(timeouts, geometry), allocation_bytes)),
+        OpcodeQuery::All => {
+            return Ok(Reply::truncated(all(timeouts, abilities), allocation_bytes));
+        }
         OpcodeQuery::Plain(code) if has_actions(code) => return Err(Sense::CDB_FIELD),
         OpcodeQuery::Plain(code) => (code, None),
         OpcodeQuery::Action(code, _) if is_plain(code) => return Err(Sense::CDB_FIELD),
@@ -90,14 +103,14 @@ pub(crate) fn report(
         OpcodeQuery::Either(code, action) => (code, has_actions(code).then_some(action)),
     };
     let found = OPCODES.iter().find(|opcode| {
-        opcode.code == code && opcode.action.map(u16::from) == action && opcode.exists(geometry)
+        opcode.code == code && opcode.action.map(u16::from) == action && opcode.exists(abilities)
     });
     Ok(Reply::truncated(one(found, timeouts), allocation_bytes))
 }
 
-fn all(timeouts: Timeouts, geometry: &Geometry) -> Vec<u8> {
+fn all(timeouts: Timeouts, abilities: Abilities) -> Vec<u8> {
     let mut data = vec![0; 4];
-    for opcode in OPCODES.iter().filter(|opcode| opcode.exists(geometry)) {
+    for opcode in OPCODES.iter().filter(|opcode| opcode.exists(abilities)) {
         let servactv = u8::from(opcode.action.is_some());
         let ctdp = if timeouts == Timeouts::Wanted {
             0x02
@@ -229,6 +242,10 @@ const OPCODES: &[Opcode] = &[
     reads(0x15, parse::mode_select_6, &[0x11, 0, 0, F]),
     reads(0x1a, parse::mode_sense_6, &[0x08, F, F, F]),
     reads(0x1b, parse::start_stop, &[0x01, 0, 0, 0xf3]),
+    Opcode {
+        needs: Needs::Removable,
+        ..reads(0x1e, parse::prevent_allow, &[0, 0, 0, 0x03])
+    },
     reads(0x25, parse::read_capacity_10, &[0, F, F, F, F, 0, 0, 0x01]),
     changes(0x2e, parse::write_and_verify, &[0xf6, F, F, F, F, 0, F, F]),
     reads(0x2f, parse::verify, &[0xf6, F, F, F, F, 0, F, F]),

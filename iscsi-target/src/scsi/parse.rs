@@ -5,6 +5,7 @@ use super::cdb::{
     Mode10, ReportLuns, RequestSense, StartStop, Unmap, view,
 };
 use super::sense::{Sense, SenseFormat};
+use super::tray::{Removal, TrayMove};
 use crate::backend::{Fua, MayUnmap};
 
 /// A command with its fields checked, except against the size of the medium.
@@ -37,7 +38,10 @@ pub(crate) enum Command {
         header: ModeHeader,
         list_bytes: usize,
     },
-    StartStop,
+    StartStop {
+        tray_move: Option<TrayMove>,
+    },
+    PreventAllow(Removal),
     Blocks(BlockCommand),
 }
 
@@ -342,12 +346,21 @@ pub(crate) fn read_capacity_16(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> 
 
 pub(crate) fn start_stop(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
     let layout: &StartStop = view(cdb);
-    let (power, load_eject) = (layout.flags >> 4, layout.flags & 0x02 != 0);
-    // With a power condition START and LOEJ are ignored; without, nothing here can be ejected.
-    if power == 0 && load_eject {
-        Err(Sense::CDB_FIELD)
-    } else {
-        Ok(Command::StartStop)
+    let (power, load_eject, start) = (layout.flags >> 4, layout.flags & 0x02, layout.flags & 0x01);
+    // With a power condition START and LOEJ are ignored.
+    let tray_move = match (power, load_eject, start) {
+        (0, 0x02, 0) => Some(TrayMove::Eject),
+        (0, 0x02, _) => Some(TrayMove::Load),
+        _ => None,
+    };
+    Ok(Command::StartStop { tray_move })
+}
+
+pub(crate) fn prevent_allow(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
+    match cdb[4] & 0x03 {
+        0 => Ok(Command::PreventAllow(Removal::Allow)),
+        1 => Ok(Command::PreventAllow(Removal::Prevent)),
+        _ => Err(Sense::CDB_FIELD),
     }
 }
 

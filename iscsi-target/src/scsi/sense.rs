@@ -86,6 +86,10 @@ impl Sense {
     pub const LIST_FIELD: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x00);
     /// SAVING PARAMETERS NOT SUPPORTED.
     pub const SAVING: Self = Self::new(SenseKey::IllegalRequest, 0x39, 0x00);
+    /// MEDIUM NOT PRESENT.
+    pub const NO_MEDIUM: Self = Self::new(SenseKey::NotReady, 0x3a, 0x00);
+    /// MEDIUM REMOVAL PREVENTED.
+    pub const REMOVAL_PREVENTED: Self = Self::new(SenseKey::IllegalRequest, 0x53, 0x02);
     /// WRITE PROTECTED.
     pub const WRITE_PROTECTED: Self = Self::new(SenseKey::DataProtect, 0x27, 0x00);
     /// SPACE ALLOCATION FAILED WRITE PROTECT.

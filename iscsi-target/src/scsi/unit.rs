@@ -4,8 +4,11 @@ use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
 
+use super::array::{NexusId, UnitConfig};
 use super::mode::ModeState;
+use super::opcodes::Abilities;
 use super::sense::SenseFormat;
+use super::tray::{Medium, Removal, Tray};
 use crate::backend::{Backend, Geometry};
 use crate::hosts::{ConfigError, UnitId};
 
@@ -16,21 +19,29 @@ pub(crate) struct Unit {
     pub(crate) mode: ModeState,
     /// The capacity that initiators know.
     pub(crate) announced_blocks: u64,
+    /// Only a removable medium has one.
+    pub(crate) tray: Option<Tray>,
 }
 
 impl Unit {
-    /// A unit over `backend`, with what an earlier configuration of it has left behind.
-    pub(crate) fn new(
-        id: UnitId,
-        name: &str,
-        backend: Rc<dyn Backend>,
-        earlier: Option<&Self>,
-    ) -> Result<Self, ConfigError> {
+    /// A unit as configured, with what an earlier configuration of it has left behind.
+    pub(crate) fn new(config: UnitConfig, earlier: Option<&Self>) -> Result<Self, ConfigError> {
+        let UnitConfig {
+            id,
+            name,
+            backend,
+            medium,
+        } = config;
         let geometry = backend.geometry();
-        check(&geometry).map_err(|problem| ConfigError::BadUnit {
-            name: name.to_owned(),
-            problem,
-        })?;
+        check(&geometry).map_err(|problem| ConfigError::BadUnit { name, problem })?;
+        let tray = match medium {
+            Medium::Fixed => None,
+            Medium::Removable => Some(
+                earlier
+                    .and_then(|unit| unit.tray.clone())
+                    .unwrap_or_default(),
+            ),
+        };
         let mode = earlier.map_or_else(ModeState::default, |unit| unit.mode);
         let announced_blocks = earlier.map_or(geometry.blocks, |unit| unit.announced_blocks);
         Ok(Self {
@@ -38,7 +49,38 @@ impl Unit {
             backend,
             mode,
             announced_blocks,
+            tray,
         })
+    }
+
+    pub(crate) fn abilities(&self, geometry: &Geometry) -> Abilities {
+        Abilities {
+            thin: geometry.thin,
+            removable: self.is_removable(),
+        }
+    }
+
+    pub(crate) fn is_removable(&self) -> bool {
+        self.tray.is_some()
+    }
+
+    pub(crate) fn has_medium(&self) -> bool {
+        self.tray.as_ref().is_none_or(Tray::is_loaded)
+    }
+
+    /// Undoes what initiators have set.
+    pub(crate) fn reset(&mut self) {
+        self.mode = ModeState::default();
+        if let Some(tray) = &mut self.tray {
+            tray.reset();
+        }
+    }
+
+    /// Undoes what an initiator holds as long as it is there.
+    pub(crate) fn forget(&mut self, nexus: NexusId) {
+        if let Some(tray) = &mut self.tray {
+            tray.set_removal(nexus, Removal::Allow);
+        }
     }
 
     pub(crate) fn sense_format(&self) -> SenseFormat {

@@ -1,6 +1,7 @@
 //! Commands on blocks: what each asks of the backend, one request after the other (SBC-3 §5).
 
 mod compare;
+mod plan;
 mod provision;
 mod transfer;
 
@@ -262,7 +263,7 @@ impl Work {
 
 impl Span {
     /// The bytes of an extent, if it lies on the medium. Without blocks the address still counts.
-    pub(crate) fn of(extent: Extent, geometry: &Geometry) -> Result<Self, Sense> {
+    fn of(extent: Extent, geometry: &Geometry) -> Result<Self, Sense> {
         let Extent { lba, blocks } = extent;
         if lba >= geometry.blocks || blocks > geometry.blocks - lba {
             return Err(Sense::LBA_RANGE);
@@ -275,7 +276,7 @@ impl Span {
     }
 
     /// The bytes from `lba` to the end of the medium.
-    pub(crate) fn to_end(lba: u64, geometry: &Geometry) -> Result<Self, Sense> {
+    fn to_end(lba: u64, geometry: &Geometry) -> Result<Self, Sense> {
         Self::of(
             Extent {
                 lba,
@@ -286,7 +287,7 @@ impl Span {
     }
 
     /// This span, unless it is longer than `max_bytes`.
-    pub(crate) fn at_most(self, max_bytes: u64) -> Result<Self, Sense> {
+    fn at_most(self, max_bytes: u64) -> Result<Self, Sense> {
         if self.len_bytes > max_bytes {
             Err(Sense::CDB_FIELD)
         } else {
@@ -330,7 +331,7 @@ pub(crate) const TRANSFER_MAX_BYTES: u64 = 32 << 20;
 pub(crate) const COMPARE_AND_WRITE_MAX_BLOCKS: u8 = 128;
 
 /// The most one request may move: more is asked for in pieces.
-pub(crate) const PIECE_MAX_BYTES: u64 = 4 << 20;
+const PIECE_MAX_BYTES: u64 = 4 << 20;
 
 /// Read at once when verifying.
 const VERIFY_STEP_BYTES: u64 = 1 << 20;

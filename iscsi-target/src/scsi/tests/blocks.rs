@@ -419,7 +419,7 @@ fn errors_of_the_backend_become_sense_in_one_way() {
     }
 }
 
-/// Law R5: also that an address is out of range depends on replicated state.
+/// Law D5.
 #[test]
 fn a_lost_cache_fails_the_next_flush_of_each_initiator_once() {
     let mut bench = Bench::new();
@@ -427,7 +427,10 @@ fn a_lost_cache_fails_the_next_flush_of_each_initiator_once() {
     let (flush, forced) = ([0x35], [0x2a, 0x08, 0, 0, 0, 0, 0, 0, 1]);
     let both = [FIRST.to_owned(), SECOND.to_owned()];
     bench.array.lose_cache(DISK, &both);
-    assert!(bench.is_good(bench.nexus, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1]), "reads go on");
+    assert!(
+        bench.is_good(bench.nexus, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1]),
+        "reads go on"
+    );
     bench.data(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], &[7; 512]);
     assert_eq!(bench.sense(&forced, &[7; 512]), [4, 0x44, 0]);
     bench.data(&forced, &[7; 512]);
@@ -438,6 +441,7 @@ fn a_lost_cache_fails_the_next_flush_of_each_initiator_once() {
     assert_eq!(bench.array.cache_losses_told(), [(DISK, SECOND.to_owned())]);
 }
 
+/// Law R5: also that an address is out of range depends on replicated state.
 #[test]
 fn answers_from_replicated_state_wait_for_the_backend() {
     let mut bench = Bench::new();
@@ -494,6 +498,41 @@ fn growing_is_announced_once_to_each_initiator() {
     assert_eq!(bench.data(&[0x25], &[]), [0, 0, 0x0f, 0xff, 0, 0, 2, 0]);
     assert_eq!(bench.sense_of(second, 0, &[0x00]), [6, 0x2a, 0x09]);
     assert!(bench.is_good(second, &[0x00]) && bench.is_good(bench.nexus, &[0x00]));
+}
+
+#[test]
+fn a_removable_medium_stays_while_anybody_prevents_its_removal() {
+    let mut bench = Bench::new();
+    let disk = Rc::clone(&bench.disk);
+    let second = bench.log_in(SECOND);
+    let mut removable = config(&disk, Access::ReadWrite);
+    removable.units[0].medium = Medium::Removable;
+    bench.array.apply(removable).unwrap();
+    let [eject, load] = [[0x1b, 0, 0, 0, 0x02, 0], [0x1b, 0, 0, 0, 0x03, 0]];
+    let [allow, prevent] = [[0x1e, 0, 0, 0, 0, 0], [0x1e, 0, 0, 0, 1, 0]];
+    let (prevented, absent) = ([5, 0x53, 0x02], [2, 0x3a, 0x00]);
+    assert_eq!(bench.data(&[0x12, 0, 0, 0, 2, 0], &[]), [0, 0x80]);
+    bench.data(&prevent, &[]);
+    assert_eq!(bench.sense_of(second, 0, &eject), prevented);
+    assert_eq!(bench.sense(&eject, &[]), prevented);
+    bench.data(&allow, &[]);
+    bench.data(&eject, &[]);
+    for cdb in [[0x00].as_slice(), &[0x25], &[0x08, 0, 0, 0, 1, 0], &[0x35]] {
+        assert_eq!(bench.sense(cdb, &[]), absent);
+    }
+    bench.data(&load, &[]);
+    assert!(bench.is_good(bench.nexus, &[0x00]));
+    assert_eq!(bench.sense_of(second, 0, &[0x00]), [6, 0x28, 0]);
+    // It ends with the nexus and with a reset.
+    assert!(bench.is_good(second, &prevent));
+    assert_eq!(bench.sense(&eject, &[]), prevented);
+    bench.array.close(second);
+    bench.data(&eject, &[]);
+    bench.data(&prevent, &[]);
+    assert_eq!(bench.sense(&load, &[]), prevented);
+    bench.array.reset(bench.nexus, ResetScope::Unit([0; 8]));
+    assert_eq!(bench.sense(&[0x00], &[]), [6, 0x29, 0x03]);
+    bench.data(&load, &[]);
 }
 
 const F: u8 = 0xff;

@@ -171,6 +171,7 @@ pub(super) fn unit(id: UnitId, disk: &Rc<MemoryBackend>) -> UnitConfig {
         id,
         name: "disk".to_owned(),
         backend,
+        medium: Medium::Fixed,
     }
 }
 
