@@ -1,7 +1,32 @@
-//! The engine of one group on one box: dispatch and invariants.
+//! The engine of one group on one box: dispatch, upkeep, invariants.
+//!
+//! One input changes the state at one place; then [`Engine::maintain`] lets every state machine
+//! take the steps that have become possible, until none is left. Checked after each input:
+//! - a frozen engine is primary, and nothing is frozen while nobody is needed;
+//! - a serving, verified engine that needs its peer streams to it, or is frozen;
+//! - readmission is under way only with a session, or frozen after it was asked for.
 
+pub mod compare;
 pub mod event;
 pub mod io;
+
+mod attach;
+mod command;
+mod disk;
+mod flush;
+mod frozen;
+mod group;
+mod handover;
+mod hello;
+mod inflight;
+mod intent;
+mod resync;
+mod session;
+mod status;
+mod target;
+mod volume;
+mod volumes;
+mod write;
 
 pub use event::{Attached, DataState, Event, Link, PeerLoss, Role, Status, VolumeStatus};
 pub use io::{
@@ -9,8 +34,14 @@ pub use io::{
     Limits, Opened, Output, Params,
 };
 
-use crate::types::{Epoch, Time};
-use std::collections::VecDeque;
+use crate::meta::group::GroupState;
+use crate::types::{CommandId, Epoch, SessionId, Time, VolumeNumber, VolumeSpec};
+use crate::wire::{self, Header, volumes::Entry};
+use bytes::Bytes;
+use frozen::{Reign, Standing};
+use resync::Joining;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use volume::Volume;
 
 /// The engine of one group on one box.
 #[derive(Debug)]
@@ -18,23 +49,158 @@ pub struct Engine {
     params: Params,
     now: Time,
     outputs: VecDeque<Output>,
+    /// Rises with every step, so that upkeep knows when it is done.
+    steps: u64,
+    ops: disk::Ops,
+
+    // this box's copy
+    started: bool,
+    booted: bool,
+    /// The copy cannot be used, and why.
+    fault: Option<String>,
+    /// The disk failed, and how.
+    failed: Option<String>,
+    group: Option<GroupState>,
+    group_disk: group::GroupDisk,
+    seal_floor: Epoch,
+    sealing: Option<frozen::Sealing>,
+    volumes: BTreeMap<VolumeNumber, Volume>,
+    opening: BTreeMap<VolumeNumber, attach::Opening>,
+    open_failures: BTreeMap<VolumeNumber, String>,
+    reported: Option<DataState>,
+
+    // authority
+    standing: Standing,
+    reign: Reign,
+    /// The peer is needed and lost (law R1).
+    frozen: bool,
+    /// The peer, if it counts, has been seen to be equal.
+    verified: bool,
+    verify_by: Option<Time>,
+    /// Data epoch of the copy before the epoch served.
+    previous_epoch: Epoch,
+    lease: Lease,
+    handover: Option<handover::Handover>,
+
+    // commands
+    intake: VecDeque<(CommandId, Command)>,
+    tasks: BTreeMap<u64, command::Task>,
+    task_bytes: u64,
+    next_ticket: u64,
+    ready: BTreeSet<u64>,
+    answers: BTreeSet<u64>,
+    flushing: BTreeSet<u64>,
+    jobs: VecDeque<volumes::Job>,
+
+    // the peer, as primary
+    source: Option<session::Source>,
+    dialing: bool,
+    dial_at: Option<Time>,
+    sessions: u32,
+    nonces: u64,
+    table_sent: Vec<Entry>,
+    chunks: BTreeMap<u64, resync::Chunk>,
+    joining: Joining,
+    resync_reason: &'static str,
+
+    // the peer, as secondary
+    incoming: Vec<target::Incoming>,
+    target: Option<target::Target>,
+    /// A volume that the stream asked for: session, what, and the frame to answer.
+    making: Option<(SessionId, VolumeSpec, u64)>,
+    orphans: BTreeSet<VolumeNumber>,
 }
 
 impl Engine {
     /// An engine that has not seen its disks yet.
     #[must_use]
     pub fn new(params: Params) -> Self {
+        let max = crate::meta::intent::REGIONS_MAX;
+        assert!(
+            (2..=max).contains(&params.limits.hot_regions),
+            "hot_regions is 2 to {max}"
+        );
+        assert_ne!(params.me, params.peer, "the peer is another box");
         Self {
             params,
             now: Time::default(),
             outputs: VecDeque::new(),
+            steps: 0,
+            ops: disk::Ops::default(),
+            started: false,
+            booted: false,
+            fault: None,
+            failed: None,
+            group: None,
+            group_disk: group::GroupDisk::default(),
+            seal_floor: Epoch::ZERO,
+            sealing: None,
+            volumes: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            open_failures: BTreeMap::new(),
+            reported: None,
+            standing: Standing::Secondary { epoch: Epoch::ZERO },
+            reign: Reign::Off,
+            frozen: false,
+            verified: true,
+            verify_by: None,
+            previous_epoch: Epoch::ZERO,
+            lease: Lease::None,
+            handover: None,
+            intake: VecDeque::new(),
+            tasks: BTreeMap::new(),
+            task_bytes: 0,
+            next_ticket: 0,
+            ready: BTreeSet::new(),
+            answers: BTreeSet::new(),
+            flushing: BTreeSet::new(),
+            jobs: VecDeque::new(),
+            source: None,
+            dialing: false,
+            dial_at: None,
+            sessions: 0,
+            nonces: 0,
+            table_sent: Vec::new(),
+            chunks: BTreeMap::new(),
+            joining: Joining::No,
+            resync_reason: "",
+            incoming: Vec::new(),
+            target: None,
+            making: None,
+            orphans: BTreeSet::new(),
         }
     }
 
     /// Feeds exactly one event; then drain [`Engine::poll_output`] to `None` before the next.
     pub fn handle(&mut self, now: Time, input: Input) {
         self.now = self.now.max(now);
-        drop(input);
+        match input {
+            Input::Timeout | Input::Sent { .. } => {}
+            Input::Start { found, seal } => self.on_start(found, seal),
+            Input::Format => self.on_format(),
+            Input::Opened(opened) => self.on_opened(opened),
+            Input::OpenFailed { number, reason } => self.on_open_failed(number, reason),
+            Input::Done { op, result } => self.on_done(op, result),
+            Input::Connected { session } => self.on_connected(session),
+            Input::ConnectFailed => self.on_connect_failed(),
+            Input::Accepted { session } => self.on_accepted(session),
+            Input::Disconnected { session } => self.on_disconnected(session),
+            Input::Frame {
+                session,
+                header,
+                payload,
+            } => self.on_frame(session, &header, payload),
+            Input::Authority(authority) => self.on_authority(authority),
+            Input::Seal { epoch } => self.on_seal(epoch),
+            Input::Handover { epoch } => self.on_handover(epoch),
+            Input::HandoverCancelled { epoch } => self.on_handover_cancelled(epoch),
+            Input::Lease(lease) => self.on_lease(lease),
+            Input::Command { id, command } => self.on_command(id, command),
+            Input::CreateVolume { id, spec } => self.on_create_volume(id, spec),
+            Input::DeleteVolume { id, number } => self.on_delete_volume(id, number),
+        }
+        self.maintain();
+        self.check();
     }
 
     /// The next thing to do, in order.
@@ -42,35 +208,142 @@ impl Engine {
         self.outputs.pop_front()
     }
 
-    /// The earliest instant at which `handle(now, Input::Timeout)` has something to do.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Time> {
-        None
-    }
-
-    /// What the engine is doing.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        Status {
-            me: self.params.me,
-            role: Role::Attaching,
-            epoch: Epoch::ZERO,
-            data: DataState {
-                attached: Attached::No("not started".into()),
-                disk: None,
-                data_epoch: Epoch::ZERO,
-                sealed: Epoch::ZERO,
-                cache_lost: false,
-            },
-            link: Link::Down,
-            acks_wait_for_peer: false,
-            dirty_bytes: 0,
-            commands: 0,
-            disk_operations: 0,
-            volumes: Vec::new(),
+    fn on_disconnected(&mut self, session: SessionId) {
+        self.drop_incoming(session);
+        if self
+            .target
+            .as_ref()
+            .is_some_and(|target| target.id == session)
+        {
+            self.target = None;
+        }
+        if self
+            .source
+            .as_ref()
+            .is_some_and(|source| source.id == session)
+        {
+            self.end_session(PeerLoss::Closed);
         }
     }
 
-    /// Walks every invariant; panics if one is broken.
-    pub fn check_full(&self) {}
+    fn on_frame(&mut self, session: SessionId, header: &[u8; wire::HEADER_LEN], payload: Bytes) {
+        let source = self
+            .source
+            .as_ref()
+            .is_some_and(|source| source.id == session);
+        let target = self
+            .target
+            .as_ref()
+            .is_some_and(|target| target.id == session);
+        let parsed = Header::parse(header);
+        let parsed = parsed
+            .ok()
+            .filter(|header| header.payload_len as usize == payload.len());
+        match parsed {
+            Some(header) if source => self.on_source_frame(&header, &payload),
+            Some(header) if target => self.on_target_frame(header, payload),
+            Some(header) => self.on_incoming_frame(session, &header, &payload),
+            None if source => self.break_session("a frame is damaged"),
+            None => {
+                self.drop_incoming(session);
+                self.emit(Output::Disconnect { session });
+                if target {
+                    self.alarm("the data session with the primary is closed: damaged frame".into());
+                    self.target = None;
+                }
+            }
+        }
+    }
+
+    /// Lets every state machine take the steps that are possible now.
+    fn maintain(&mut self) {
+        loop {
+            let before = self.steps;
+            self.advance_start();
+            self.advance_seal();
+            self.advance_reign();
+            self.advance_verify();
+            self.advance_silence();
+            self.advance_target_silence();
+            self.advance_dial();
+            self.advance_prepare();
+            self.advance_target();
+            self.advance_making();
+            self.advance_handover();
+            self.advance_jobs();
+            self.advance_intake();
+            self.advance_ready();
+            self.advance_resync();
+            let numbers: Vec<VolumeNumber> = self.volumes.keys().copied().collect();
+            for number in numbers {
+                self.advance_intents(number);
+                self.advance_flush(number);
+                self.advance_settle(number);
+                self.advance_pages(number);
+            }
+            self.advance_flushing();
+            self.advance_answers();
+            self.advance_group();
+            self.report_data();
+            if self.steps == before {
+                return;
+            }
+        }
+    }
+
+    /// A state machine has moved: look at all of them again.
+    const fn step(&mut self) {
+        self.steps += 1;
+    }
+
+    fn emit(&mut self, output: Output) {
+        self.step();
+        self.outputs.push_back(output);
+    }
+
+    fn event(&mut self, event: Event) {
+        self.emit(Output::Event(event));
+    }
+
+    fn alarm(&mut self, text: String) {
+        self.event(Event::Alarm(text));
+    }
+
+    fn volume_ref(&self, number: VolumeNumber) -> &Volume {
+        self.volumes
+            .get(&number)
+            .expect("the caller knows that the volume is attached")
+    }
+
+    fn volume_mut(&mut self, number: VolumeNumber) -> &mut Volume {
+        self.volumes
+            .get_mut(&number)
+            .expect("the caller knows that the volume is attached")
+    }
+
+    /// The invariants that cost nothing to check.
+    fn check(&self) {
+        assert!(
+            !self.frozen || self.is_primary(),
+            "only a primary is frozen"
+        );
+        let runs = self.is_serving() && self.verified && self.failed.is_none() && !self.frozen;
+        assert!(
+            !runs || !self.needs_peer() || self.is_streaming(),
+            "a needed peer is streamed to"
+        );
+        let joins = self.joining != Joining::No;
+        assert!(
+            !joins || self.is_streaming() || self.frozen,
+            "readmission needs a session"
+        );
+        assert!(
+            self.target.is_none() || !self.is_primary(),
+            "a primary is nobody's target"
+        );
+        assert!(
+            self.source.is_none() || self.is_primary(),
+            "a secondary sends nothing"
+        );
+    }
 }

@@ -1,0 +1,463 @@
+//! Commands: admission, reads, and the one place where each of them is answered.
+//!
+//! ```text
+//! intake ──▶ Lock ──▶ Ready ──▶ Reading ──▶ Answer ──▶ complete         (read, miscompare)
+//!                       │          └──▶ Region ──▶ Piece ──▶ complete   (write, more pieces)
+//!                       └──▶ Flushing ──▶ complete
+//! ```
+//!
+//! `Ready` waits for a gate: writes and flushes for [`Engine::can_write`], reads for
+//! [`Engine::can_read`]. `Answer` waits for the lease (law R5).
+
+use super::disk::Op;
+use super::inflight::{Grant, Mode};
+use super::{
+    Command, CommandError, Completed, DiskError, Engine, Io, IoDone, Lease, Limits, Output,
+};
+use crate::meta::REGION_BYTES;
+use crate::meta::group::Life;
+use crate::mutants::mutant;
+use crate::types::{CommandId, Fua, VolumeNumber};
+use crate::wire;
+use bytes::Bytes;
+
+/// A command under way.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) id: CommandId,
+    pub(super) volume: VolumeNumber,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) action: Action,
+    pub(super) stage: Stage,
+    /// Where the next piece of a write begins.
+    pub(super) next: u64,
+    /// Bytes counted against the limit.
+    cost_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Action {
+    Read,
+    Write {
+        payload: Payload,
+        fua: Fua,
+        expected: Option<Bytes>,
+    },
+    Flush,
+    Confirm,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Payload {
+    Data(Bytes),
+    Zeroes,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Waits for its range lock.
+    Lock,
+    /// Waits for its gate.
+    Ready,
+    /// At the disk.
+    Reading,
+    /// Waits for the intents of the piece up to `to`.
+    Region { to: u64 },
+    /// A piece is on its way to all members.
+    Piece(super::write::Piece),
+    /// Waits for these flush rounds.
+    Flushing {
+        local: u64,
+        peer: Option<u64>,
+        session: u32,
+    },
+    /// Waits for the lease.
+    Answer(Completed),
+}
+
+impl Engine {
+    pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
+        if !self.is_primary() {
+            return self.complete(id, Err(CommandError::NotPrimary));
+        }
+        if self.failed.is_some() && !self.needs_peer() {
+            return self.complete(id, Err(CommandError::Io));
+        }
+        self.intake.push_back((id, command));
+    }
+
+    pub(super) fn complete(&mut self, id: CommandId, result: Result<Completed, CommandError>) {
+        self.emit(Output::Complete { id, result });
+    }
+
+    /// Writes and flushes may be started.
+    pub(super) fn can_write(&self) -> bool {
+        self.can_admit() && !self.frozen && (!self.needs_peer() || self.is_streaming())
+    }
+
+    /// Reads may be started. While frozen too: those that overlap an incomplete write wait for
+    /// its lock (law R4, H7).
+    pub(super) fn can_read(&self) -> bool {
+        self.can_admit()
+    }
+
+    fn can_admit(&self) -> bool {
+        self.is_serving() && self.verified && self.failed.is_none() && self.handover.is_none()
+    }
+
+    /// An answer from replicated state may be given now (laws R5, R5b).
+    fn may_answer(&self) -> bool {
+        if mutant!(ReadWithoutLease) {
+            return true;
+        }
+        let leased = match self.lease {
+            Lease::None => false,
+            Lease::Until(end) => self.now < end,
+            Lease::Unlimited => true,
+        };
+        self.can_read() && (leased || !self.counts_peer())
+    }
+
+    pub(super) fn advance_intake(&mut self) {
+        while self.can_admit() {
+            let Limits {
+                inflight_commands,
+                inflight_bytes,
+                ..
+            } = self.params.limits;
+            let Some((_, command)) = self.intake.front() else {
+                return;
+            };
+            let cost = cost_bytes(command);
+            let full = self.tasks.len() >= inflight_commands
+                || self.task_bytes.saturating_add(cost) > inflight_bytes;
+            if full && !self.tasks.is_empty() {
+                return;
+            }
+            let (id, command) = self.intake.pop_front().expect("looked at above");
+            self.admit(id, command);
+        }
+    }
+
+    fn admit(&mut self, id: CommandId, command: Command) {
+        let cost_bytes = cost_bytes(&command);
+        let (volume, start, len, action) = match command {
+            Command::Read {
+                volume,
+                offset_bytes,
+                len_bytes,
+            } => (volume, offset_bytes, len_bytes as u64, Action::Read),
+            Command::Write {
+                volume,
+                offset_bytes,
+                data,
+                fua,
+            } => {
+                let len = data.len() as u64;
+                let payload = Payload::Data(data);
+                (
+                    volume,
+                    offset_bytes,
+                    len,
+                    Action::Write {
+                        payload,
+                        fua,
+                        expected: None,
+                    },
+                )
+            }
+            Command::WriteZeroes {
+                volume,
+                offset_bytes,
+                len_bytes,
+                fua,
+            } => {
+                let payload = Payload::Zeroes;
+                (
+                    volume,
+                    offset_bytes,
+                    len_bytes,
+                    Action::Write {
+                        payload,
+                        fua,
+                        expected: None,
+                    },
+                )
+            }
+            Command::CompareAndWrite {
+                volume,
+                offset_bytes,
+                expected,
+                data,
+                fua,
+            } => {
+                if expected.len() != data.len() {
+                    let reason = "the data to compare and to write differ in length";
+                    return self.complete(id, Err(CommandError::Refused(reason.into())));
+                }
+                let (len, expected) = (data.len() as u64, Some(expected));
+                let payload = Payload::Data(data);
+                (
+                    volume,
+                    offset_bytes,
+                    len,
+                    Action::Write {
+                        payload,
+                        fua,
+                        expected,
+                    },
+                )
+            }
+            Command::Flush { volume } => (volume, 0, 0, Action::Flush),
+            Command::Confirm => (VolumeNumber::SYSTEM, 0, 0, Action::Confirm),
+        };
+        let end = match self.check_range(volume, start, len) {
+            Ok(end) => end,
+            Err(error) => return self.complete(id, Err(error)),
+        };
+        let ticket = self.take_ticket();
+        let lock = match action {
+            Action::Flush | Action::Confirm => None,
+            Action::Read | Action::Write { .. } if len == 0 => {
+                return self.complete(id, Ok(empty(&action)));
+            }
+            Action::Read => Some(Mode::Shared),
+            Action::Write { .. } => Some(Mode::Exclusive),
+        };
+        let task = Task {
+            id,
+            volume,
+            start,
+            end,
+            action,
+            stage: Stage::Lock,
+            next: start,
+            cost_bytes,
+        };
+        self.task_bytes += cost_bytes;
+        self.tasks.insert(ticket, task);
+        let grant = match lock {
+            Some(Mode::Shared) if mutant!(ReadPastWrite) => Grant::Now,
+            None => Grant::Now,
+            Some(mode) => self
+                .volume_mut(volume)
+                .locks
+                .acquire(ticket, start, end, mode),
+        };
+        if grant == Grant::Now {
+            self.make_ready(ticket);
+        }
+    }
+
+    /// The end of the range, if a command may touch it.
+    fn check_range(&self, number: VolumeNumber, start: u64, len: u64) -> Result<u64, CommandError> {
+        let group = self.group.as_ref();
+        let entry = group.and_then(|group| group.volumes.get(&number));
+        let usable = entry.is_some_and(|entry| entry.life == Life::Ready);
+        let volume = self
+            .volumes
+            .get(&number)
+            .filter(|volume| usable && !volume.closing);
+        let volume = volume.ok_or(CommandError::UnknownVolume)?;
+        let end = start
+            .checked_add(len)
+            .filter(|end| *end <= volume.spec.size_bytes);
+        end.ok_or(CommandError::OutOfRange)
+    }
+
+    pub(super) const fn take_ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    /// The task waits for nothing but its gate.
+    pub(super) fn make_ready(&mut self, ticket: u64) {
+        let task = self.tasks.get_mut(&ticket).expect("the caller has it");
+        task.stage = Stage::Ready;
+        self.ready.insert(ticket);
+        self.step();
+    }
+
+    /// Starts what its gate lets through, in order.
+    pub(super) fn advance_ready(&mut self) {
+        if self.ready.is_empty() || !self.can_read() {
+            return;
+        }
+        for ticket in self.ready.clone() {
+            let Some(task) = self.tasks.get(&ticket) else {
+                self.ready.remove(&ticket);
+                continue;
+            };
+            let reads = match &task.action {
+                Action::Read | Action::Confirm => true,
+                Action::Write { .. } | Action::Flush => false,
+            };
+            if reads || self.can_write() {
+                self.ready.remove(&ticket);
+                self.start(ticket);
+            }
+        }
+    }
+
+    fn start(&mut self, ticket: u64) {
+        let task = self.tasks.get_mut(&ticket).expect("the caller has it");
+        let reads = match &task.action {
+            Action::Read => true,
+            Action::Write { expected, .. } => expected.is_some() && task.next == task.start,
+            Action::Confirm => return self.answer(ticket, Completed::Ok),
+            Action::Flush => return self.start_flush(ticket),
+        };
+        if !reads {
+            return self.start_piece(ticket);
+        }
+        task.stage = Stage::Reading;
+        let (number, start, end) = (task.volume, task.start, task.end);
+        let offset_bytes = self.volume_ref(number).layout.data_offset + start;
+        let len_bytes = usize::try_from(end - start).expect("a read fits the address space");
+        self.submit(
+            number,
+            Op::Read { ticket },
+            Io::Read {
+                offset_bytes,
+                len_bytes,
+            },
+        );
+    }
+
+    pub(super) fn on_read_done(&mut self, ticket: u64, result: Result<IoDone, DiskError>) {
+        let Some(task) = self.tasks.get_mut(&ticket) else {
+            return;
+        };
+        let data = match result {
+            Ok(IoDone::Data(data)) if data.len() as u64 == task.end - task.start => data,
+            Ok(_) => return self.finish(ticket, Err(CommandError::Io)),
+            Err(error) => return self.finish(ticket, Err(error.into())),
+        };
+        let Action::Write {
+            expected: Some(expected),
+            ..
+        } = &task.action
+        else {
+            let (volume, locked) = (task.volume, !mutant!(ReadPastWrite));
+            self.answer(ticket, Completed::Data(data));
+            if locked {
+                self.unlock(volume, ticket);
+            }
+            return;
+        };
+        let differs = data
+            .iter()
+            .zip(expected)
+            .position(|(found, want)| found != want);
+        match differs {
+            Some(at) => self.answer(
+                ticket,
+                Completed::Miscompare {
+                    offset_bytes: at as u64,
+                },
+            ),
+            None if self.can_write() => self.start_piece(ticket),
+            None => self.make_ready(ticket), // compared again when it is started again (law T3)
+        }
+    }
+
+    fn answer(&mut self, ticket: u64, result: Completed) {
+        let task = self.tasks.get_mut(&ticket).expect("the caller has it");
+        task.stage = Stage::Answer(result);
+        self.answers.insert(ticket);
+        self.step();
+    }
+
+    /// Gives the answers that wait for the lease, which is looked at after the data was read (H18).
+    pub(super) fn advance_answers(&mut self) {
+        if self.answers.is_empty() || !self.may_answer() {
+            return;
+        }
+        for ticket in std::mem::take(&mut self.answers) {
+            let Some(task) = self.tasks.get_mut(&ticket) else {
+                continue;
+            };
+            let stage = std::mem::replace(&mut task.stage, Stage::Ready);
+            let Stage::Answer(result) = stage else {
+                unreachable!("it is in `answers`")
+            };
+            self.finish(ticket, Ok(result));
+        }
+    }
+
+    /// Answers a command and lets go of what it holds.
+    pub(super) fn finish(&mut self, ticket: u64, result: Result<Completed, CommandError>) {
+        let task = self.tasks.remove(&ticket).expect("the caller has it");
+        self.task_bytes -= task.cost_bytes;
+        self.unlock(task.volume, ticket);
+        self.complete(task.id, result);
+    }
+
+    /// Releases a range lock and starts what waited for it.
+    pub(super) fn unlock(&mut self, number: VolumeNumber, ticket: u64) {
+        let Some(volume) = self.volumes.get_mut(&number) else {
+            return;
+        };
+        for granted in volume.locks.release(ticket) {
+            if self.tasks.contains_key(&granted) {
+                self.make_ready(granted);
+            } else {
+                self.read_chunk(granted);
+            }
+        }
+    }
+
+    /// Everything accepted is answered with `error`, nothing queued survives (law R8).
+    pub(super) fn abort_commands(&mut self, error: &CommandError) {
+        for (_, task) in std::mem::take(&mut self.tasks) {
+            self.complete(task.id, Err(error.clone()));
+        }
+        for (id, _) in std::mem::take(&mut self.intake) {
+            self.complete(id, Err(error.clone()));
+        }
+        self.task_bytes = 0;
+        self.ready.clear();
+        self.answers.clear();
+        self.chunks.clear();
+        for volume in self.volumes.values_mut() {
+            volume.locks = super::inflight::Locks::default();
+            volume.intents.waiting.clear();
+            for heat in volume.intents.hot.values_mut() {
+                heat.users = 0;
+            }
+        }
+    }
+}
+
+/// Bytes that one piece of a write may have, so that its regions fit the ring.
+pub(super) fn piece_max_bytes(limits: &Limits) -> u64 {
+    let regions = (limits.hot_regions as u64).saturating_sub(1).max(1);
+    (regions * REGION_BYTES).min(wire::DATA_MAX_BYTES as u64)
+}
+
+fn cost_bytes(command: &Command) -> u64 {
+    match command {
+        Command::Read { len_bytes, .. } => *len_bytes as u64,
+        Command::Write { data, .. } => data.len() as u64,
+        Command::CompareAndWrite { data, expected, .. } => (data.len() + expected.len()) as u64,
+        Command::WriteZeroes { .. } | Command::Flush { .. } | Command::Confirm => 0,
+    }
+}
+
+const fn empty(action: &Action) -> Completed {
+    match action {
+        Action::Read => Completed::Data(Bytes::new()),
+        Action::Write { .. } | Action::Flush | Action::Confirm => Completed::Ok,
+    }
+}
+
+impl From<DiskError> for CommandError {
+    fn from(error: DiskError) -> Self {
+        match error {
+            DiskError::Io => Self::Io,
+            DiskError::Medium => Self::Medium,
+            DiskError::NoSpace => Self::NoSpace,
+        }
+    }
+}

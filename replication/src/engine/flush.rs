@@ -1,0 +1,111 @@
+//! Flushes: both disks, coalesced, never retried into a success (laws R4, D5).
+
+use super::command::Stage;
+use super::disk::Op;
+use super::session::What;
+use super::{Completed, DiskError, Engine, Io};
+use crate::mutants::mutant;
+use crate::types::VolumeNumber;
+use crate::wire::Kind;
+
+impl Engine {
+    /// Everything completed before this is made stable on every member.
+    pub(super) fn start_flush(&mut self, ticket: u64) {
+        let streaming = self.is_streaming();
+        let session = self.session_number();
+        let number = self.tasks[&ticket].volume;
+        let volume = self.volume_mut(number);
+        let local = volume.local_flush.ask();
+        let peer = streaming.then(|| volume.peer_flush.ask());
+        let task = self.tasks.get_mut(&ticket).expect("looked at above");
+        task.stage = Stage::Flushing {
+            local,
+            peer,
+            session,
+        };
+        self.flushing.insert(ticket);
+        self.step();
+    }
+
+    /// Starts the rounds that are due.
+    pub(super) fn advance_flush(&mut self, number: VolumeNumber) {
+        let Some(volume) = self.volumes.get_mut(&number) else {
+            return;
+        };
+        if volume.local_flush.is_due() && self.failed.is_none() {
+            volume.local_flush.running = true;
+            self.submit(number, Op::Flush { volume: number }, Io::Flush);
+        }
+        let Some(volume) = self.volumes.get_mut(&number) else {
+            return;
+        };
+        if volume.peer_flush.is_due() && self.source.as_ref().is_some_and(|s| s.is_streaming()) {
+            volume.peer_flush.running = true;
+            volume.peer_cutoff = volume.last_write;
+            self.send_control(Kind::Flush, What::Flush { volume: number }, number);
+        }
+    }
+
+    pub(super) fn on_flush_done(&mut self, number: VolumeNumber, error: Option<DiskError>) {
+        if let Some(volume) = self.volumes.get_mut(&number) {
+            match error {
+                None => volume.local_flush.finish(),
+                Some(_) => volume.local_flush.abort(),
+            }
+        }
+        if let Some(error) = error {
+            if self.group.is_some() {
+                self.change_group(|group| {
+                    if let Some(entry) = group.volumes.get_mut(&number) {
+                        entry.cache_lost = true;
+                    }
+                });
+            }
+            self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
+        }
+    }
+
+    /// Everything of the volume sent before frame `seq` is stable on the peer.
+    pub(super) fn on_stable(&mut self, number: VolumeNumber, seq: u64) {
+        let Some(volume) = self.volumes.get_mut(&number) else {
+            return;
+        };
+        volume.peer_flush.finish();
+        let cutoff = volume.peer_cutoff;
+        volume.unstable.retain(|_, write| *write > cutoff);
+        self.chunks_are_stable(number, seq);
+    }
+
+    /// Answers the flushes whose rounds are over.
+    pub(super) fn advance_flushing(&mut self) {
+        if self.flushing.is_empty() || !self.is_serving() || self.failed.is_some() {
+            return;
+        }
+        for ticket in self.flushing.clone() {
+            let Some(task) = self.tasks.get(&ticket) else {
+                self.flushing.remove(&ticket);
+                continue;
+            };
+            let Stage::Flushing {
+                local,
+                peer,
+                session,
+            } = task.stage
+            else {
+                unreachable!("it is in `flushing`")
+            };
+            let volume = self.volume_ref(task.volume);
+            let same = session == self.session_number();
+            let on_peer = peer.is_some_and(|peer| same && volume.peer_flush.done >= peer);
+            let on_local = volume.local_flush.done >= local;
+            let enough = on_peer || !self.needs_peer() || mutant!(FlushLocalOnly);
+            if on_local && enough {
+                self.flushing.remove(&ticket);
+                self.finish(ticket, Ok(Completed::Ok));
+            } else if (peer.is_none() || !same) && self.needs_peer() && self.is_streaming() {
+                self.flushing.remove(&ticket);
+                self.make_ready(ticket); // asked for before this session: ask again
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Planned switch: stop, drain, flush both, clear intents, report (law R7).
+
+use super::command::Stage;
+use super::volume::Settle;
+use super::{Engine, Event};
+use crate::types::{Epoch, VolumeNumber};
+
+/// A handover, step by step. While there is one, nothing is taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Handover {
+    /// Writes and reads that were started come to their end.
+    Draining,
+    /// Both sides flush; what is dirty only on disk is written too.
+    Flushing {
+        rounds: Vec<(VolumeNumber, u64, u64)>,
+    },
+    /// The cold intents are written.
+    Clearing { pages: Vec<(VolumeNumber, u64)> },
+    /// Reported; stays stopped until it is known who is primary.
+    Drained,
+}
+
+impl Engine {
+    pub(super) fn on_handover(&mut self, epoch: Epoch) {
+        let ours = self.is_primary() && self.standing_epoch() == epoch;
+        if ours && self.handover.is_none() {
+            self.handover = Some(Handover::Draining);
+        }
+    }
+
+    pub(super) fn on_handover_cancelled(&mut self, epoch: Epoch) {
+        if self.is_primary() && self.standing_epoch() == epoch {
+            self.handover = None;
+        }
+    }
+
+    pub(super) fn advance_handover(&mut self) {
+        // a lost peer ends it: the next authority goes on alone, or demotes us
+        if self.frozen || !self.is_serving() || !self.is_streaming() || self.failed.is_some() {
+            return;
+        }
+        match &self.handover {
+            None | Some(Handover::Drained) => {}
+            Some(Handover::Draining) => {
+                let resting = |stage: &Stage| match stage {
+                    Stage::Lock | Stage::Ready | Stage::Region { .. } | Stage::Answer(_) => true,
+                    Stage::Reading | Stage::Piece(_) | Stage::Flushing { .. } => false,
+                };
+                if self.tasks.values().all(|task| resting(&task.stage)) && self.jobs.is_empty() {
+                    let rounds = self.volumes.iter_mut().map(|(number, volume)| {
+                        (*number, volume.local_flush.ask(), volume.peer_flush.ask())
+                    });
+                    self.handover = Some(Handover::Flushing {
+                        rounds: rounds.collect(),
+                    });
+                    self.step();
+                }
+            }
+            Some(Handover::Flushing { rounds }) => {
+                let flushed = |(number, local, peer): &(VolumeNumber, u64, u64)| {
+                    let volume = self.volumes.get(number);
+                    volume.is_none_or(|volume| {
+                        volume.local_flush.done >= *local && volume.peer_flush.done >= *peer
+                    })
+                };
+                if rounds.iter().all(flushed) {
+                    let volumes = self.volumes.iter_mut();
+                    let pages = volumes.map(|(number, volume)| (*number, volume.want_pages()));
+                    self.handover = Some(Handover::Clearing {
+                        pages: pages.collect(),
+                    });
+                    self.step();
+                }
+            }
+            Some(Handover::Clearing { pages }) => {
+                let durable = |(number, version): &(VolumeNumber, u64)| {
+                    self.volumes
+                        .get(number)
+                        .is_none_or(|v| v.dirty.is_durable(*version))
+                };
+                if pages.iter().all(durable) {
+                    self.clear_intents();
+                }
+            }
+        }
+    }
+
+    /// Every write is flushed on both: no region is hot any more (law D2).
+    fn clear_intents(&mut self) {
+        let (mut written, mut changed) = (true, false);
+        for volume in self.volumes.values_mut() {
+            let intents = &mut volume.intents;
+            let cold = intents.hot.values().all(|heat| heat.users == 0);
+            if cold && !intents.hot.is_empty() {
+                intents.hot.clear();
+                intents.changed = true;
+                changed = true;
+            }
+            volume.settle = Settle::Idle { due: None };
+            written &= volume.intents_are_written() && volume.intents.hot.is_empty();
+        }
+        if changed {
+            self.step();
+        }
+        if written {
+            self.handover = Some(Handover::Drained);
+            let epoch = self.standing_epoch();
+            self.event(Event::Drained { epoch });
+        }
+    }
+}

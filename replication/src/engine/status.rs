@@ -1,0 +1,169 @@
+//! Timers, status, and the full walk over the invariants.
+
+use super::command::Stage;
+use super::frozen::Reign;
+use super::volume::{Settle, blocks, regions};
+use super::write::Leg;
+use super::{Engine, Link, Role, Status, VolumeStatus};
+use crate::meta::BLOCK_BYTES;
+use crate::mutants::mutant;
+use crate::types::Time;
+
+impl Engine {
+    /// The earliest instant at which `handle(now, Input::Timeout)` has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let loss_ms = self.params.peer_loss_ms;
+        let source = self.source.as_ref();
+        let session = source.map(|s| s.silent_at(loss_ms).min(s.ping_at(loss_ms)));
+        let retry = source
+            .and_then(|source| source.progress.retry_at)
+            .filter(|at| *at > self.now);
+        let quiet = self.is_serving() && !self.frozen && self.failed.is_none();
+        let dial = self
+            .dial_at
+            .filter(|_| quiet && source.is_none() && !self.dialing);
+        let settle = self
+            .volumes
+            .values()
+            .filter_map(|volume| match volume.settle {
+                Settle::Idle { due } => due.filter(|_| quiet),
+                Settle::Flushing { .. } | Settle::Pages { .. } => None,
+            });
+        let progress = self.progress_at().filter(|_| quiet);
+        let timers = [
+            session,
+            retry,
+            dial,
+            self.verify_at(),
+            self.target_due(),
+            progress,
+        ];
+        timers.into_iter().flatten().chain(settle).min()
+    }
+
+    /// What the engine is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let volumes = self.group.iter().flat_map(|group| group.volumes.values());
+        let volumes = volumes.map(|entry| {
+            let volume = self.volumes.get(&entry.spec.number);
+            VolumeStatus {
+                spec: entry.spec,
+                attached: volume.is_some(),
+                dirty_bytes: volume.map_or(0, |volume| volume.dirty.count() * BLOCK_BYTES),
+                hot_regions: volume.map_or(0, |volume| volume.intents.hot.len()),
+            }
+        });
+        Status {
+            me: self.params.me,
+            role: self.role(),
+            epoch: self.standing_epoch(),
+            data: self.data_state(),
+            link: self.link(),
+            acks_wait_for_peer: self.needs_peer(),
+            dirty_bytes: self.dirty_bytes(),
+            commands: self.tasks.len() + self.intake.len() + self.jobs.len(),
+            disk_operations: self.ops.len(),
+            volumes: volumes.collect(),
+        }
+    }
+
+    fn role(&self) -> Role {
+        if self.failed.is_some() {
+            return Role::Failed;
+        }
+        match self.reign {
+            Reign::Off if !self.booted => Role::Attaching,
+            Reign::Off if self.group.is_none() => Role::Blank,
+            Reign::Off => Role::Secondary,
+            _ if self.frozen => Role::Frozen,
+            Reign::Serving | Reign::Marking { .. } if self.handover.is_some() => Role::Draining,
+            Reign::Serving | Reign::Marking { .. } => Role::Serving,
+            Reign::Drain { .. }
+            | Reign::Dirty { .. }
+            | Reign::Epoch { .. }
+            | Reign::Flush { .. } => Role::Activating,
+        }
+    }
+
+    fn link(&self) -> Link {
+        use super::target::TargetPhase;
+        match (&self.source, &self.target) {
+            (Some(source), _) if source.in_sync => Link::Mirroring,
+            (Some(source), _) if source.is_streaming() => Link::Source,
+            (Some(_), _) => Link::Handshake,
+            (None, Some(target)) if target.in_sync => Link::Following,
+            (None, Some(target)) if target.phase == TargetPhase::Streaming => Link::Target,
+            (None, Some(_)) => Link::Handshake,
+            (None, None) if self.dialing || !self.incoming.is_empty() => Link::Handshake,
+            (None, None) => Link::Down,
+        }
+    }
+
+    /// Walks every invariant; panics if one is broken.
+    pub fn check_full(&self) {
+        self.check();
+        for (number, volume) in &self.volumes {
+            volume.dirty.check_full();
+            volume.locks.check_full();
+            let streaming = self.is_streaming();
+            assert!(
+                streaming || volume.unstable.is_empty(),
+                "unstable without a session"
+            );
+            for region in volume.intents.hot.keys() {
+                let first = u64::from(*region) * crate::meta::REGION_BYTES;
+                assert!(
+                    first < volume.spec.size_bytes,
+                    "region {region} is beyond the end"
+                );
+            }
+            for block in volume.unstable.keys() {
+                let region = regions(
+                    u64::from(*block) * BLOCK_BYTES,
+                    u64::from(*block) * BLOCK_BYTES + 1,
+                );
+                let heat = volume.intents.hot.get(region.start());
+                let durable = heat.is_some_and(|heat| heat.durable) || mutant!(SkipIntent);
+                assert!(durable, "law D2: block {block} of volume {number} is hot");
+            }
+        }
+        if let Some(source) = &self.source {
+            for (number, block) in source.sent_chunks.keys() {
+                let volume = self.volumes.get(number);
+                let dirty = volume.is_none_or(|volume| volume.dirty.contains(*block));
+                assert!(
+                    dirty,
+                    "law D1: block {block} was cleared before its copy was stable"
+                );
+            }
+        }
+        self.check_pieces();
+    }
+
+    fn check_pieces(&self) {
+        for task in self.tasks.values() {
+            let Stage::Piece(piece) = task.stage else {
+                continue;
+            };
+            let volume = self.volume_ref(task.volume);
+            let hot = |region| {
+                volume
+                    .intents
+                    .hot
+                    .get(&region)
+                    .is_some_and(|heat| heat.users > 0)
+            };
+            let covered = regions(task.next, piece.to).all(hot) || mutant!(SkipIntent);
+            assert!(covered, "law D2: a write under way has its intents");
+            let dirty = || blocks(task.next, piece.to).all(|block| volume.dirty.contains(block));
+            let forgets = mutant!(DropAck) || mutant!(ForgetUnstable) || mutant!(ForgetAcked);
+            assert!(
+                piece.peer != Leg::Off || dirty() || forgets,
+                "law R1: an unsent write is dirty"
+            );
+        }
+        assert!(self.ops.iter().count() == self.ops.len());
+    }
+}

@@ -1,0 +1,637 @@
+//! The secondary's side: who dials, its table, then its stream, applied in order.
+//!
+//! ```text
+//! Accepted ──Hello──▶ greeted ──Proof──▶ Settling ──Table settled──▶ Waiting ──Begin──▶ Streaming
+//! ```
+//!
+//! One target session at a time; a newer one closes the older and waits until its disk operations
+//! are over (laws D4, R8). Frames that overlap are applied in the order of the stream. A frame of
+//! a sealed epoch is refused (law R3).
+
+use super::disk::Op;
+use super::inflight::{Grant, Locks, Mode};
+use super::{Class, DiskError, Engine, Io, Output};
+use crate::meta::group::Life;
+use crate::mutants::mutant;
+use crate::types::{Epoch, Fua, OpId, SessionId, Time, VolumeNumber, Zeroed};
+use crate::wire::hello::{Hello, Side, State, StateVolume, Transcript};
+use crate::wire::{FLAG_FUA, Header, Kind, Refusal, WireError, data, mask, volumes};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Sessions that have not proven the key yet, at most.
+const INCOMING_MAX: usize = 4;
+
+/// A session that has not proven the key.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    id: SessionId,
+    accepted: Time,
+    greeted: Option<Transcript>,
+}
+
+/// The session of a primary.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) id: SessionId,
+    number: u32,
+    pub(super) epoch: Epoch,
+    pub(super) phase: TargetPhase,
+    heard: Time,
+    sent: Time,
+    last_seq: u64,
+    /// Frames that came and were not looked at yet.
+    queue: VecDeque<(Header, Bytes)>,
+    /// The queue waits until these versions of the group state are durable.
+    holds: VecDeque<Hold>,
+    /// Frames that wait for their lock.
+    waiting: BTreeMap<u64, (Header, Bytes)>,
+    locks: BTreeMap<VolumeNumber, Locks>,
+    unapplied: BTreeMap<VolumeNumber, BTreeSet<u64>>,
+    flushes: VecDeque<(VolumeNumber, u64)>,
+    /// Told to be in sync.
+    pub(super) in_sync: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TargetPhase {
+    /// Older operations are still in flight, or the table is being settled.
+    Settling {
+        barrier: OpId,
+        table: Option<Vec<volumes::Entry>>,
+    },
+    /// The state and masks were sent.
+    Waiting,
+    Streaming,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    version: u64,
+    /// Acknowledge this frame then.
+    seq: Option<u64>,
+}
+
+impl Engine {
+    pub(super) fn on_accepted(&mut self, session: SessionId) {
+        if self.incoming.len() >= INCOMING_MAX {
+            let oldest = self.incoming.remove(0);
+            self.emit(Output::Disconnect { session: oldest.id });
+        }
+        self.incoming.push(Incoming {
+            id: session,
+            accepted: self.now,
+            greeted: None,
+        });
+    }
+
+    pub(super) fn drop_incoming(&mut self, session: SessionId) {
+        self.incoming.retain(|incoming| incoming.id != session);
+    }
+
+    fn refuse_incoming(&mut self, session: SessionId) {
+        self.drop_incoming(session);
+        self.emit(Output::Disconnect { session });
+    }
+
+    /// A frame of a session that has not proven the key; anything unexpected ends it.
+    pub(super) fn on_incoming_frame(&mut self, id: SessionId, header: &Header, payload: &Bytes) {
+        let idle = !self.is_primary() && self.booted && self.failed.is_none();
+        let known = self.incoming.iter().find(|incoming| incoming.id == id);
+        let greeted = known.and_then(|incoming| incoming.greeted);
+        match (header.kind, greeted) {
+            (Kind::Hello, None) if idle => self.greet(id, header, payload),
+            (Kind::Proof, Some(transcript)) if idle => {
+                let key = self.params.key;
+                let same = header.epoch == transcript.epoch && header.session == transcript.session;
+                if same && transcript.verify(&key, Side::Primary, payload).is_ok() {
+                    self.drop_incoming(id);
+                    self.become_target(id, header);
+                } else {
+                    self.refuse_incoming(id);
+                }
+            }
+            _ => self.refuse_incoming(id),
+        }
+    }
+
+    fn greet(&mut self, id: SessionId, header: &Header, payload: &Bytes) {
+        let ours =
+            |hello: &Hello| hello.group == self.params.group && hello.node == self.params.peer;
+        let Some(primary) = Hello::parse(payload).ok().filter(ours) else {
+            return self.refuse_incoming(id);
+        };
+        let secondary = self.new_hello();
+        let (epoch, session) = (header.epoch, header.session);
+        let transcript = Transcript {
+            primary,
+            secondary,
+            epoch,
+            session,
+        };
+        let mut body = secondary.encode().to_vec();
+        body.extend_from_slice(&transcript.mac(&self.params.key, Side::Secondary));
+        let incoming = self.incoming.iter_mut().find(|incoming| incoming.id == id);
+        incoming.expect("the caller looked").greeted = Some(transcript);
+        self.send_to(id, Header::new(Kind::Welcome, epoch, session), body.into());
+    }
+
+    fn send_to(&mut self, session: SessionId, mut header: Header, payload: Bytes) {
+        header.payload_len = u32::try_from(payload.len()).expect("answers are small");
+        let (header, trailer, class) = (header.encode(), Bytes::new(), Class::Application);
+        self.emit(Output::Send {
+            session,
+            header,
+            payload,
+            trailer,
+            class,
+        });
+    }
+
+    fn become_target(&mut self, id: SessionId, header: &Header) {
+        let place = (header.epoch, header.session);
+        let newest = self
+            .target
+            .as_ref()
+            .is_none_or(|t| place > (t.epoch, t.number));
+        if !newest {
+            return self.emit(Output::Disconnect { session: id });
+        }
+        self.close_target_session();
+        self.target = Some(Target {
+            id,
+            number: header.session,
+            epoch: header.epoch,
+            phase: TargetPhase::Settling {
+                barrier: self.ops.barrier(),
+                table: None,
+            },
+            heard: self.now,
+            sent: self.now,
+            last_seq: 0,
+            queue: VecDeque::new(),
+            holds: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            unapplied: BTreeMap::new(),
+            flushes: VecDeque::new(),
+            in_sync: false,
+        });
+        if header.epoch <= self.sealed() && !mutant!(SkipSeal) {
+            self.refuse_stream(Refusal::Sealed, 0, "");
+        }
+    }
+
+    fn close_target_session(&mut self) {
+        if let Some(target) = self.target.take() {
+            self.emit(Output::Disconnect { session: target.id });
+        }
+    }
+
+    /// This box becomes primary: nobody writes here any more.
+    pub(super) fn close_target(&mut self) {
+        self.close_target_session();
+        for incoming in std::mem::take(&mut self.incoming) {
+            self.emit(Output::Disconnect {
+                session: incoming.id,
+            });
+        }
+    }
+
+    /// Tells the primary why, and ends the session.
+    pub(super) fn refuse_stream(&mut self, refusal: Refusal, seq: u64, reason: &str) {
+        let reason = Bytes::copy_from_slice(reason.as_bytes());
+        self.answer_frame(Kind::Nack, refusal as u8, VolumeNumber::SYSTEM, seq, reason);
+        self.close_target_session();
+    }
+
+    pub(super) fn refuse_stream_for_seal(&mut self) {
+        let sealed = self.sealed();
+        if self
+            .target
+            .as_ref()
+            .is_some_and(|target| target.epoch <= sealed)
+            && !mutant!(SkipSeal)
+        {
+            self.refuse_stream(Refusal::Sealed, 0, "");
+        }
+    }
+
+    pub(super) fn refuse_stream_for_disk(&mut self) {
+        if self.target.is_some() {
+            self.refuse_stream(Refusal::Disk, 0, "");
+        }
+    }
+
+    pub(super) fn answer_frame(
+        &mut self,
+        kind: Kind,
+        flags: u8,
+        volume: VolumeNumber,
+        seq: u64,
+        body: Bytes,
+    ) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        target.sent = self.now;
+        let header = Header {
+            flags,
+            volume,
+            seq,
+            ..Header::new(kind, target.epoch, target.number)
+        };
+        let id = target.id;
+        self.send_to(id, header, body);
+    }
+
+    pub(super) fn on_target_frame(&mut self, header: Header, payload: Bytes) {
+        let target = self.target.as_mut().expect("the caller looked");
+        target.heard = self.now;
+        let result = if header.session != target.number {
+            Err(WireError::Field("session"))
+        } else if header.kind.is_sequenced() && target.phase == TargetPhase::Streaming {
+            target.queue.push_back((header, payload));
+            self.take_frames()
+        } else {
+            match (header.kind, &mut target.phase) {
+                (Kind::Ping, _) => Ok(()),
+                (
+                    Kind::Table,
+                    TargetPhase::Settling {
+                        table: table @ None,
+                        ..
+                    },
+                ) => volumes::parse(&payload).map(|parsed| *table = Some(parsed)),
+                (Kind::Begin, TargetPhase::Waiting) => {
+                    self.begin_target();
+                    Ok(())
+                }
+                _ => Err(WireError::Field("kind")),
+            }
+        };
+        if let Err(error) = result {
+            self.alarm(format!(
+                "the data session with the primary is closed: {error}"
+            ));
+            self.close_target_session();
+        }
+    }
+
+    /// The older operations are over and the table is settled: says what this copy is.
+    pub(super) fn advance_target(&mut self) {
+        let Some(target) = &self.target else { return };
+        if let TargetPhase::Settling {
+            barrier,
+            table: Some(table),
+        } = &target.phase
+            && self.ops.passed(*barrier)
+        {
+            let table = table.clone();
+            match self.settle_table(&table) {
+                Ok(false) => {}
+                Ok(true) => self.send_state(),
+                Err(reason) => self.refuse_stream(Refusal::Volume, 0, &reason),
+            }
+        }
+        self.release_holds();
+        self.advance_target_flushes();
+    }
+
+    fn release_holds(&mut self) {
+        let Some(target) = &self.target else { return };
+        let Some(hold) = target.holds.front().copied() else {
+            return;
+        };
+        if !self.group_is_durable(hold.version) {
+            return;
+        }
+        let target = self.target.as_mut().expect("looked at above");
+        target.holds.pop_front();
+        self.step();
+        if let Some(seq) = hold.seq {
+            self.answer_frame(Kind::Ack, 0, VolumeNumber::SYSTEM, seq, Bytes::new());
+        }
+        if let Err(error) = self.take_frames() {
+            self.alarm(format!(
+                "the data session with the primary is closed: {error}"
+            ));
+            self.close_target_session();
+        }
+    }
+
+    fn send_state(&mut self) {
+        let group = self.group.as_ref().expect("the table is settled");
+        let ready = group
+            .volumes
+            .values()
+            .filter(|entry| entry.life == Life::Ready);
+        let state = State {
+            disk: group.disk,
+            data_epoch: group.data_epoch,
+            sealed: self.sealed(),
+            volumes: ready
+                .map(|entry| StateVolume {
+                    number: entry.spec.number,
+                    fresh: entry.fresh,
+                    zero: self.volume_ref(entry.spec.number).zeroed == Zeroed::Proven,
+                })
+                .collect(),
+        };
+        let number = VolumeNumber::SYSTEM;
+        self.answer_frame(Kind::State, 0, number, 0, state.encode());
+        let numbers: Vec<VolumeNumber> = self.volumes.keys().copied().collect();
+        for number in numbers {
+            let mut from = 0;
+            loop {
+                let runs = self.volume_ref(number).dirty.runs(from, mask::RUNS_MAX);
+                let Some(last) = runs.last() else { break };
+                from = last.start + last.count;
+                self.answer_frame(Kind::Mask, 0, number, 0, mask::encode(&runs));
+            }
+        }
+        self.answer_frame(Kind::MaskEnd, 0, number, 0, Bytes::new());
+        self.target.as_mut().expect("it asked").phase = TargetPhase::Waiting;
+    }
+
+    /// The primary has our masks: what it sends next counts from here.
+    fn begin_target(&mut self) {
+        let version = self.change_group(|group| {
+            for entry in group.volumes.values_mut() {
+                entry.fresh = false;
+                entry.zero_base = false;
+            }
+            group.covers = None;
+        });
+        let target = self.target.as_mut().expect("the caller looked");
+        target.phase = TargetPhase::Streaming;
+        target.holds.push_back(Hold { version, seq: None });
+    }
+
+    /// Looks at the queued frames in order.
+    fn take_frames(&mut self) -> Result<(), WireError> {
+        loop {
+            let sealed = self.sealed();
+            let Some(target) = &mut self.target else {
+                return Ok(());
+            };
+            if !target.holds.is_empty() {
+                return Ok(());
+            }
+            let Some((header, payload)) = target.queue.pop_front() else {
+                return Ok(());
+            };
+            if header.epoch <= sealed && !mutant!(SkipSeal) {
+                self.refuse_stream(Refusal::Sealed, header.seq, "");
+                return Ok(());
+            }
+            let marker = header.kind == Kind::Epoch && header.epoch > target.epoch;
+            if header.epoch != target.epoch && !marker {
+                return Err(WireError::Field("epoch"));
+            }
+            if header.seq != target.last_seq + 1 || header.dep_seq >= header.seq {
+                return Err(WireError::Field("seq"));
+            }
+            target.last_seq = header.seq;
+            match header.kind {
+                Kind::Flush => self.queue_flush(header.volume, header.seq)?,
+                Kind::Epoch => self.enter_epoch(&header),
+                Kind::VolumeCreate | Kind::VolumeDelete => {
+                    self.on_volume_frame(&header, &payload)?;
+                }
+                _ => self.queue_write(header, &payload)?,
+            }
+        }
+    }
+
+    fn queue_write(&mut self, header: Header, payload: &Bytes) -> Result<(), WireError> {
+        let Header {
+            volume: number,
+            offset,
+            length,
+            seq,
+            ..
+        } = header;
+        let size = self
+            .volumes
+            .get(&number)
+            .map(|volume| volume.spec.size_bytes);
+        let size = size.ok_or(WireError::Field("volume"))?;
+        let end = offset
+            .checked_add(length)
+            .filter(|end| *end <= size && length > 0);
+        let end = end.ok_or(WireError::Field("offset"))?;
+        let data = if header.kind.has_data() {
+            data::verify(payload, length)?
+        } else if payload.is_empty() {
+            Bytes::new()
+        } else {
+            return Err(WireError::Field("payload_len"));
+        };
+        let target = self.target.as_mut().expect("the caller looked");
+        let locks = target.locks.entry(number).or_default();
+        let mut grant = locks.acquire(seq, offset, end, Mode::Exclusive);
+        if grant == Grant::Later && mutant!(IgnoreOrder) {
+            grant = Grant::Now;
+        }
+        target.unapplied.entry(number).or_default().insert(seq);
+        target.waiting.insert(seq, (header, data));
+        if grant == Grant::Now {
+            self.apply(seq);
+        }
+        Ok(())
+    }
+
+    /// Submits a frame whose turn it is.
+    fn apply(&mut self, seq: u64) {
+        let target = self.target.as_mut().expect("the caller looked");
+        let Some((header, data)) = target.waiting.remove(&seq) else {
+            return;
+        };
+        let session = target.id;
+        let number = header.volume;
+        let Some(volume) = self.volumes.get_mut(&number) else {
+            return self.on_applied(session, number, seq, None); // deleted by a later frame
+        };
+        volume.zeroed = Zeroed::Unknown;
+        let offset_bytes = volume.layout.data_offset + header.offset;
+        let fua = if header.flags & FLAG_FUA != 0 {
+            Fua::Yes
+        } else {
+            Fua::No
+        };
+        let io = if header.kind.has_data() {
+            Io::Write {
+                offset_bytes,
+                data,
+                fua,
+            }
+        } else {
+            Io::WriteZeroes {
+                offset_bytes,
+                len_bytes: header.length,
+                fua,
+            }
+        };
+        self.submit(
+            number,
+            Op::Apply {
+                session,
+                volume: number,
+                seq,
+            },
+            io,
+        );
+    }
+
+    pub(super) fn on_applied(
+        &mut self,
+        session: SessionId,
+        number: VolumeNumber,
+        seq: u64,
+        error: Option<DiskError>,
+    ) {
+        if let Some(error) = error {
+            return self.fail_disk(&format!("a write to volume {number}, {error:?}"));
+        }
+        let target = self.target.as_mut().filter(|target| target.id == session);
+        let Some(target) = target else { return };
+        let locks = target.locks.entry(number).or_default();
+        let granted = if mutant!(IgnoreOrder) {
+            Vec::new()
+        } else {
+            locks.release(seq)
+        };
+        target.unapplied.entry(number).or_default().remove(&seq);
+        self.answer_frame(Kind::Ack, 0, number, seq, Bytes::new());
+        for seq in granted {
+            self.apply(seq);
+        }
+    }
+
+    fn queue_flush(&mut self, number: VolumeNumber, seq: u64) -> Result<(), WireError> {
+        if !self.volumes.contains_key(&number) {
+            return Err(WireError::Field("volume"));
+        }
+        let target = self.target.as_mut().expect("the caller looked");
+        target.flushes.push_back((number, seq));
+        Ok(())
+    }
+
+    /// Flushes whose earlier frames are all applied.
+    fn advance_target_flushes(&mut self) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        let session = target.id;
+        let unapplied = &target.unapplied;
+        let due = |(number, seq): &(VolumeNumber, u64)| {
+            let first = unapplied.get(number).and_then(|seqs| seqs.first());
+            first.is_none_or(|first| first > seq)
+        };
+        let (due, rest) = target.flushes.iter().partition(|flush| due(flush));
+        target.flushes = rest;
+        let due: VecDeque<(VolumeNumber, u64)> = due;
+        for (volume, seq) in due {
+            self.submit(
+                volume,
+                Op::ApplyFlush {
+                    session,
+                    volume,
+                    seq,
+                },
+                Io::Flush,
+            );
+        }
+    }
+
+    pub(super) fn on_applied_flush(
+        &mut self,
+        session: SessionId,
+        number: VolumeNumber,
+        seq: u64,
+        error: Option<DiskError>,
+    ) {
+        if let Some(error) = error {
+            return self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
+        }
+        if self
+            .target
+            .as_ref()
+            .is_some_and(|target| target.id == session)
+        {
+            self.answer_frame(Kind::StableAck, 0, number, seq, Bytes::new());
+        }
+    }
+
+    /// This copy is in sync from here on: the epoch is durable before anything of it is
+    /// acknowledged (law R6, H30), and what the masks said has been copied.
+    fn enter_epoch(&mut self, header: &Header) {
+        let epoch = header.epoch;
+        for volume in self.volumes.values_mut() {
+            volume.dirty.clear_all();
+            volume.want_pages();
+            volume.intents.hot.clear();
+            volume.intents.changed = true;
+        }
+        let version = self.change_group(|group| {
+            group.data_epoch = epoch;
+            for entry in group.volumes.values_mut() {
+                entry.cache_lost = false;
+            }
+        });
+        let target = self.target.as_mut().expect("the caller looked");
+        target.epoch = epoch;
+        target.in_sync = true;
+        target.holds.push_back(Hold {
+            version,
+            seq: Some(header.seq),
+        });
+    }
+
+    /// Holds the queue until the group state is durable, then acknowledges `seq`.
+    pub(super) fn hold_target(&mut self, version: u64, seq: u64) {
+        if let Some(target) = &mut self.target {
+            target.holds.push_back(Hold {
+                version,
+                seq: Some(seq),
+            });
+        }
+    }
+
+    pub(super) fn advance_target_silence(&mut self) {
+        let (loss_ms, now) = (self.params.peer_loss_ms, self.now);
+        let late = |since: Time| since.plus_ms(loss_ms) <= now;
+        let silent: Vec<SessionId> = self
+            .incoming
+            .iter()
+            .filter(|i| late(i.accepted))
+            .map(|i| i.id)
+            .collect();
+        for session in silent {
+            self.refuse_incoming(session);
+        }
+        let Some(target) = &self.target else { return };
+        if late(target.heard) {
+            self.close_target_session();
+        } else if target.sent.plus_ms(loss_ms / 5) <= now {
+            let number = VolumeNumber::SYSTEM;
+            self.answer_frame(Kind::Ping, 0, number, 0, Bytes::new());
+        }
+    }
+
+    pub(super) fn target_due(&self) -> Option<Time> {
+        let loss_ms = self.params.peer_loss_ms;
+        let incoming = self
+            .incoming
+            .iter()
+            .map(|incoming| incoming.accepted.plus_ms(loss_ms));
+        let target = self.target.iter().flat_map(|target| {
+            [
+                target.heard.plus_ms(loss_ms),
+                target.sent.plus_ms(loss_ms / 5),
+            ]
+        });
+        incoming.chain(target).min()
+    }
+}

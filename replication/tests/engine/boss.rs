@@ -1,0 +1,378 @@
+//! The authority, as one register that never fails, with delays on the way: enough to drive the
+//! engines through degrade, promote, readmit and handover.
+
+use crate::world::{BOXES, MS, What, World};
+use replication::engine::{Attached, Authority, Event, Input, Lease};
+use replication::types::{DiskInstance, Epoch, Members, NodeId, Time};
+
+/// The committed config and what is being done about it.
+#[derive(Debug, Default)]
+pub(crate) struct Boss {
+    pub(crate) epoch: u64,
+    pub(crate) primary: Option<(usize, u64)>,
+    pub(crate) in_sync: [bool; 2],
+    base: [Option<Epoch>; 2],
+    disks: [Option<DiskInstance>; 2],
+    /// Until then the primary may answer.
+    lease_end: u64,
+    /// A readmission on its way, by epoch.
+    doubt: Option<u64>,
+    /// The candidate, and the seal it was sent.
+    sealing: Option<(usize, u64, u64)>,
+    idle_since: u64,
+    handing_over: bool,
+    /// Drop the next proposal after it was announced.
+    pub(crate) hesitant: bool,
+    pub(crate) promotions: u64,
+    pub(crate) degrades: u64,
+    pub(crate) readmissions: u64,
+    pub(crate) handovers: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Leases, dead primaries.
+    Tick,
+    Degrade {
+        who: usize,
+        life: u64,
+    },
+    CommitReadmit {
+        who: usize,
+        life: u64,
+        epoch: u64,
+        disk: DiskInstance,
+    },
+    CommitHandover {
+        who: usize,
+        life: u64,
+        epoch: u64,
+    },
+}
+
+impl Boss {
+    pub(crate) fn died(&mut self, who: usize, now: u64) {
+        if self.primary.is_some_and(|(primary, _)| primary == who) {
+            self.idle_since = now;
+            self.handing_over = false;
+            self.doubt = None;
+        }
+        if self
+            .sealing
+            .is_some_and(|(candidate, _, _)| candidate == who)
+        {
+            self.sealing = None;
+        }
+    }
+
+    /// The box that is in sync by itself from the beginning.
+    pub(crate) fn found(&mut self, who: usize, disk: DiskInstance) {
+        self.epoch = 1;
+        self.in_sync[who] = true;
+        self.disks[who] = Some(disk);
+    }
+
+    pub(crate) fn both_in_sync(&self) -> bool {
+        self.in_sync == [true; 2]
+    }
+}
+
+fn node(who: usize) -> NodeId {
+    NodeId(u8::try_from(who).unwrap() + 1)
+}
+
+impl World {
+    pub(crate) fn boss_step(&mut self, step: Step) {
+        match step {
+            Step::Tick => {
+                self.renew_lease();
+                self.find_primary();
+                self.tell_deposed();
+                self.at(5 * MS, What::Boss(Step::Tick));
+            }
+            Step::Degrade { who, life } => self.degrade(who, life),
+            Step::CommitReadmit {
+                who,
+                life,
+                epoch,
+                disk,
+            } => {
+                self.commit_readmit(who, life, epoch, disk);
+            }
+            Step::CommitHandover { who, life, epoch } => self.commit_handover(who, life, epoch),
+        }
+    }
+
+    fn is_primary(&self, who: usize, life: u64) -> bool {
+        self.boss.primary == Some((who, life)) && self.boxes[who].life == life && self.is_up(who)
+    }
+
+    fn authority(&self, who: usize) -> Authority {
+        let boss = &self.boss;
+        let set = |in_sync: [bool; 2]| {
+            let nodes: Vec<NodeId> = BOXES
+                .iter()
+                .filter(|w| in_sync[**w])
+                .map(|w| node(*w))
+                .collect();
+            Members::of(&nodes)
+        };
+        Authority::Primary {
+            epoch: Epoch(boss.epoch),
+            in_sync: set(boss.in_sync),
+            doubt: boss.doubt.map(|_| set([true; 2])),
+            peer_base: boss.base[1 - who],
+            peer_disk: boss.disks[1 - who],
+        }
+    }
+
+    fn tell(&mut self, who: usize) {
+        let authority = self.authority(who);
+        let (life, delay) = (self.boxes[who].life, self.rng.below(3 * MS));
+        self.at(delay, What::Input(who, life, Input::Authority(authority)));
+        let alone = !self.boss.in_sync[1 - who] && self.boss.doubt.is_none();
+        if alone {
+            self.at(
+                delay,
+                What::Input(who, life, Input::Lease(Lease::Unlimited)),
+            );
+        }
+    }
+
+    fn renew_lease(&mut self) {
+        let Some((who, life)) = self.boss.primary else {
+            return;
+        };
+        let shared = self.boss.in_sync[1 - who] || self.boss.doubt.is_some();
+        if shared && self.is_primary(who, life) && !self.boxes[who].isolated {
+            self.boss.idle_since = self.now;
+            self.boss.lease_end = self.now + 35 * MS;
+            let lease = Lease::Until(Time(self.boss.lease_end));
+            self.at(MS / 4, What::Input(who, life, Input::Lease(lease)));
+        }
+        if !shared {
+            self.boss.idle_since = self.now;
+        }
+    }
+
+    /// Somebody in sync takes over from a primary that is dead, or isolated and without a lease.
+    fn find_primary(&mut self) {
+        let gone = self.boss.primary.is_none_or(|(who, life)| {
+            let shared = self.boss.in_sync[1 - who];
+            !self.is_primary(who, life) || (self.boxes[who].isolated && shared)
+        });
+        let waited = self.now > self.boss.idle_since + 20 * MS && self.now > self.boss.lease_end;
+        if !gone || !waited || self.boss.epoch == 0 {
+            return;
+        }
+        if let Some((who, life, _)) = self.boss.sealing
+            && self.boxes[who].life == life
+        {
+            return;
+        }
+        let first = usize::try_from(self.rng.below(2)).unwrap();
+        for who in [first, 1 - first] {
+            let mine = self.boss.primary.is_some_and(|(primary, _)| primary == who)
+                && self.boxes[who].isolated;
+            if !self.eligible(who) || mine {
+                continue;
+            }
+            let (life, epoch) = (self.boxes[who].life, self.boss.epoch);
+            self.boss.sealing = Some((who, life, epoch));
+            self.at(
+                MS,
+                What::Input(
+                    who,
+                    life,
+                    Input::Seal {
+                        epoch: Epoch(epoch),
+                    },
+                ),
+            );
+            return;
+        }
+    }
+
+    fn eligible(&self, who: usize) -> bool {
+        let it = &self.boxes[who];
+        let Some(engine) = &it.engine else {
+            return false;
+        };
+        let state = engine.status().data;
+        self.boss.in_sync[who]
+            && !it.isolated
+            && state.attached == Attached::Yes
+            && state.disk == self.boss.disks[who]
+            && it
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::Data(_)))
+    }
+
+    /// A box that is primary in its own eyes only.
+    fn tell_deposed(&mut self) {
+        for who in BOXES {
+            let Some(engine) = &self.boxes[who].engine else {
+                continue;
+            };
+            let role = engine.status().role;
+            use replication::engine::Role;
+            let thinks = !matches!(role, Role::Attaching | Role::Blank | Role::Secondary);
+            let life = self.boxes[who].life;
+            let is = self.boss.primary == Some((who, life));
+            if thinks && !is && !self.boxes[who].isolated {
+                let epoch = Epoch(self.boss.epoch);
+                let input = Input::Authority(Authority::Secondary { epoch });
+                self.at(MS / 2, What::Input(who, life, input));
+            }
+        }
+    }
+
+    pub(crate) fn boss_event(&mut self, who: usize, event: Event) {
+        let life = self.boxes[who].life;
+        let delay = self.rng.below(5 * MS);
+        match event {
+            Event::Sealed { epoch } => self.promote(who, life, epoch),
+            Event::PeerLost { .. } => self.at(delay, What::Boss(Step::Degrade { who, life })),
+            Event::Readmit { epoch, peer_disk } => {
+                if self.is_primary(who, life) && epoch == Epoch(self.boss.epoch) {
+                    self.boss.doubt = Some(epoch.0);
+                    let authority = self.authority(who);
+                    let input = Input::Authority(authority);
+                    self.at(MS / 10, What::Input(who, life, input));
+                    let step = Step::CommitReadmit {
+                        who,
+                        life,
+                        epoch: epoch.0,
+                        disk: peer_disk,
+                    };
+                    self.at(MS / 5 + delay, What::Boss(step));
+                }
+            }
+            Event::Drained { epoch } => {
+                let step = Step::CommitHandover {
+                    who,
+                    life,
+                    epoch: epoch.0,
+                };
+                self.at(delay, What::Boss(step));
+            }
+            _ => {}
+        }
+    }
+
+    fn promote(&mut self, who: usize, life: u64, epoch: Epoch) {
+        let current = self.boss.sealing == Some((who, life, self.boss.epoch));
+        self.boss.sealing = None;
+        if !current || epoch.0 != self.boss.epoch || !self.eligible(who) {
+            return;
+        }
+        if self.boss.in_sync[1 - who] {
+            self.boss.base[1 - who] = Some(epoch);
+        }
+        if self.boxes[who].lossy {
+            self.oracle.power_was_lost();
+        }
+        self.boss.epoch += 1;
+        self.boss.primary = Some((who, life));
+        self.boss.in_sync = [who == 0, who == 1];
+        self.boss.doubt = None;
+        self.boss.handing_over = false;
+        self.boss.idle_since = self.now;
+        self.boss.promotions += 1;
+        self.tell(who);
+    }
+
+    fn degrade(&mut self, who: usize, life: u64) {
+        let shared = self.boss.in_sync[1 - who] || self.boss.doubt.is_some();
+        if !self.is_primary(who, life) {
+            return;
+        }
+        if self.boxes[who].isolated {
+            return self.at(10 * MS, What::Boss(Step::Degrade { who, life }));
+        }
+        if !shared {
+            return self.tell(who); // nothing was proposed: the same words again
+        }
+        if self.boss.in_sync[1 - who] {
+            self.boss.base[1 - who] = Some(Epoch(self.boss.epoch));
+        }
+        self.boss.epoch += 1;
+        self.boss.in_sync = [who == 0, who == 1];
+        self.boss.doubt = None;
+        self.boss.handing_over = false;
+        self.boss.sealing = None;
+        self.boss.degrades += 1;
+        self.tell(who);
+    }
+
+    fn commit_readmit(&mut self, who: usize, life: u64, epoch: u64, disk: DiskInstance) {
+        if !self.is_primary(who, life) || self.boss.doubt != Some(epoch) {
+            return;
+        }
+        if self.boxes[who].isolated || self.boss.epoch != epoch {
+            let step = Step::CommitReadmit {
+                who,
+                life,
+                epoch,
+                disk,
+            };
+            return self.at(10 * MS, What::Boss(step));
+        }
+        self.boss.epoch += 1;
+        self.boss.in_sync = [true; 2];
+        self.boss.disks[1 - who] = Some(disk);
+        self.boss.doubt = None;
+        self.boss.readmissions += 1;
+        for it in &mut self.boxes {
+            it.lossy = false;
+        }
+        self.tell(who);
+    }
+
+    /// Starts a planned switch if one is possible.
+    pub(crate) fn begin_handover(&mut self) {
+        let Some((who, life)) = self.boss.primary else {
+            return;
+        };
+        let able = self.is_primary(who, life) && self.boss.both_in_sync() && self.is_up(1 - who);
+        let healthy = BOXES.iter().all(|who| !self.boxes[*who].isolated) && !self.boss.handing_over;
+        let known = able && self.engine(who).status().epoch == Epoch(self.boss.epoch);
+        if known && healthy && self.boss.sealing.is_none() {
+            self.boss.handing_over = true;
+            let epoch = Epoch(self.boss.epoch);
+            self.input(who, Input::Handover { epoch });
+        }
+    }
+
+    pub(crate) fn cancel_handover(&mut self) {
+        let Some((who, life)) = self.boss.primary else {
+            return;
+        };
+        if self.is_primary(who, life) && self.boss.handing_over {
+            self.boss.handing_over = false;
+            let epoch = Epoch(self.boss.epoch);
+            self.input(who, Input::HandoverCancelled { epoch });
+        }
+    }
+
+    fn commit_handover(&mut self, who: usize, life: u64, epoch: u64) {
+        let other = 1 - who;
+        let able = self.is_primary(who, life) && self.boss.epoch == epoch && self.boss.handing_over;
+        if !able || !self.boss.both_in_sync() || self.boss.sealing.is_some() {
+            return;
+        }
+        if !self.eligible(other) || self.boxes[who].isolated {
+            return self.cancel_handover();
+        }
+        self.boss.handing_over = false;
+        self.boss.epoch += 1;
+        self.boss.primary = Some((other, self.boxes[other].life));
+        self.boss.handovers += 1;
+        let epoch = Epoch(self.boss.epoch);
+        let delay = self.rng.below(4 * MS);
+        let input = Input::Authority(Authority::Secondary { epoch });
+        self.at(delay, What::Input(who, life, input));
+        self.tell(other);
+    }
+}

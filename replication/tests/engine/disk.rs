@@ -1,0 +1,106 @@
+//! A simulated disk: sparse 4 KiB pages behind a volatile cache.
+//!
+//! Fault model: a power cut keeps, for each page with unflushed versions, any one of them or the
+//! stable one; in the metadata also a mixture of two at a 512-byte boundary. Writes in flight count as unflushed.
+//! A killed process loses nothing that the disk has been given.
+
+use replication::types::Fua;
+use std::collections::BTreeMap;
+
+pub(crate) const PAGE: usize = 4096;
+type Data = std::rc::Rc<[u8]>;
+
+#[derive(Default)]
+pub(crate) struct SimDisk {
+    stable: BTreeMap<u64, Data>,
+    /// Unflushed versions of a page, oldest first.
+    cached: BTreeMap<u64, Vec<Data>>,
+}
+
+/// splitmix64: a seed means the same thing for ever.
+#[derive(Clone)]
+pub(crate) struct Rng(pub u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+impl SimDisk {
+    pub(crate) fn page(&self, page: u64) -> Data {
+        let cached = self.cached.get(&page).and_then(|versions| versions.last());
+        cached
+            .or_else(|| self.stable.get(&page))
+            .cloned()
+            .unwrap_or_else(|| vec![0; PAGE].into())
+    }
+
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+        assert!(
+            offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE),
+            "whole pages"
+        );
+        let first = offset / PAGE as u64;
+        (first..first + (len / PAGE) as u64)
+            .flat_map(|page| self.page(page).to_vec())
+            .collect()
+    }
+
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8], fua: Fua) {
+        assert!(offset.is_multiple_of(PAGE as u64), "whole pages");
+        for (page, data) in (offset / PAGE as u64..).zip(data.chunks(PAGE)) {
+            assert_eq!(data.len(), PAGE, "whole pages");
+            match fua {
+                Fua::Yes => {
+                    self.cached.remove(&page);
+                    self.stable.insert(page, data.into());
+                }
+                Fua::No => self.cached.entry(page).or_default().push(data.into()),
+            }
+        }
+    }
+
+    /// Everything written until now is stable.
+    pub(crate) fn flush(&mut self) {
+        for (page, versions) in std::mem::take(&mut self.cached) {
+            self.stable
+                .insert(page, versions.last().expect("never empty").clone());
+        }
+    }
+
+    pub(crate) fn power_cut(&mut self, rng: &mut Rng) {
+        for (page, versions) in std::mem::take(&mut self.cached) {
+            let stable = self.stable.get(&page).cloned();
+            let stable = stable.unwrap_or_else(|| vec![0; PAGE].into());
+            let pick = |rng: &mut Rng| {
+                let which = usize::try_from(rng.below(versions.len() as u64 + 1)).unwrap();
+                versions.get(which).unwrap_or(&stable).clone()
+            };
+            let mut kept = pick(rng);
+            if page < 256 && rng.one_in(4) {
+                // torn: only metadata, so that the oracle can tell versions apart
+                let (other, at) = (pick(rng), 512 * usize::try_from(rng.below(8)).unwrap());
+                kept = [&kept[..at], &other[at..]].concat().into();
+            }
+            self.stable.insert(page, kept);
+        }
+    }
+
+    /// Pages that were ever written.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = u64> {
+        self.stable.keys().chain(self.cached.keys()).copied()
+    }
+}

@@ -1,0 +1,242 @@
+//! Short random histories under the oracle.
+
+use crate::boss::Step;
+use crate::world::{BOXES, MS, What, World, filled};
+use replication::engine::{Attached, Command, Event, Input, Link, Role};
+use replication::types::{CommandId, Epoch, Fua, VolumeNumber, VolumeSpec};
+
+/// Pages of the volume that the client uses, and how far apart its four spots are.
+const SPOT_PAGES: u64 = 6;
+const SPOTS: [u64; 4] = [0, 30, 250, 1100];
+pub(crate) const VOLUME: u32 = 1;
+pub(crate) const SIZE: u64 = 5 << 20;
+
+impl World {
+    /// One founding box, serving, with a volume.
+    pub(crate) fn founded(seed: u64, dusty: bool) -> Self {
+        let mut world = Self::new(seed);
+        world.dusty = dusty;
+        world.start(0, true);
+        world.input(0, Input::Format);
+        world.until("the first copy", |w| {
+            w.engine(0).status().data.attached == Attached::Yes
+        });
+        let disk = world.engine(0).status().data.disk.expect("it is formatted");
+        world.boss.found(0, disk);
+        world.at(0, What::Boss(Step::Tick));
+        world.until("the first reign", |w| {
+            w.engine(0).status().role == Role::Serving
+        });
+        world.create(0, VOLUME, SIZE);
+        world
+    }
+
+    pub(crate) fn create(&mut self, who: usize, number: u32, size_bytes: u64) {
+        let id = CommandId(self.fresh_id());
+        let number = VolumeNumber(number);
+        let spec = VolumeSpec {
+            number,
+            uuid: 900 + u128::from(number.0),
+            size_bytes,
+        };
+        self.input(who, Input::CreateVolume { id, spec });
+        self.until("the volume", |w| w.answers.contains_key(&id));
+        assert!(self.answers[&id].is_ok(), "{:?}", self.answers[&id]);
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        let Some((who, _)) = self.boss.primary else {
+            return false;
+        };
+        let other = 1 - who;
+        self.boss.both_in_sync()
+            && BOXES.iter().all(|who| self.is_up(*who))
+            && self.engine(who).status().link == Link::Mirroring
+            && self.engine(who).status().role == Role::Serving
+            && self.engine(other).status().link == Link::Following
+            && self.engine(who).status().epoch == Epoch(self.boss.epoch)
+            && self.engine(other).status().data.data_epoch == Epoch(self.boss.epoch)
+            && BOXES
+                .iter()
+                .all(|who| self.engine(*who).status().disk_operations == 0)
+            && self.engine(who).status().commands == 0
+    }
+
+    /// The client asks for something, then comes back.
+    pub(crate) fn client(&mut self) {
+        let delay = self.rng.below(MS);
+        self.at(delay, What::Client);
+        let Some((who, life)) = self.boss.primary else {
+            return;
+        };
+        if !self.is_up(who) || self.boxes[who].life != life || self.asked.len() > 40 {
+            return;
+        }
+        let spot = SPOTS[usize::try_from(self.rng.below(4)).unwrap()];
+        let at = spot + self.rng.below(SPOT_PAGES);
+        let pages = 1 + self.rng.below(3);
+        let (volume, offset_bytes) = (VolumeNumber(VOLUME), at * 4096);
+        let fua = if self.rng.one_in(8) {
+            Fua::Yes
+        } else {
+            Fua::No
+        };
+        let command = match self.rng.below(16) {
+            0 => Command::Flush { volume },
+            1..=5 => Command::Read {
+                volume,
+                offset_bytes,
+                len_bytes: usize::try_from(pages).unwrap() * 4096,
+            },
+            _ => {
+                let value = 0x1000 + self.fresh_id();
+                Command::Write {
+                    volume,
+                    offset_bytes,
+                    data: filled(value, pages),
+                    fua,
+                }
+            }
+        };
+        self.ask(who, command);
+    }
+
+    pub(crate) fn fault(&mut self) {
+        let who = usize::try_from(self.rng.below(2)).unwrap();
+        match self.rng.below(10) {
+            0..=2 if self.is_up(who) => {
+                let power = self.rng.one_in(2);
+                self.kill(who, power);
+                if power && self.rng.one_in(3) && self.is_up(1 - who) {
+                    self.kill(1 - who, true);
+                }
+            }
+            3 => self.cut = true,
+            4 => self.cut = false,
+            5 => self.boxes[who].isolated = true,
+            6 => self.boxes[who].isolated = false,
+            7 => self.begin_handover(),
+            8 => self.cancel_handover(),
+            _ => {}
+        }
+        for who in BOXES {
+            if !self.is_up(who) && self.rng.one_in(2) {
+                let boot = self.boxes[who].lossy;
+                self.start(who, boot);
+            }
+        }
+    }
+
+    /// Everything works again: the boxes come to rest in sync.
+    pub(crate) fn heal(&mut self) {
+        self.cut = false;
+        self.cancel_handover();
+        for who in BOXES {
+            self.boxes[who].isolated = false;
+            if !self.is_up(who) {
+                self.start(who, self.boxes[who].lossy);
+            }
+        }
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.until("rest", Self::is_settled);
+        self.run_ms(200);
+        self.until("rest again", Self::is_settled);
+        self.assert_equal();
+        let (who, _) = self.boss.primary.expect("it is settled");
+        for who in BOXES {
+            assert_eq!(self.engine(who).status().dirty_bytes, 0, "masks are empty");
+            self.engine(who).check_full();
+        }
+        for spot in SPOTS {
+            for page in spot..spot + SPOT_PAGES + 3 {
+                let (volume, offset_bytes) = (VolumeNumber(VOLUME), page * 4096);
+                let len_bytes = 4096;
+                self.ask(
+                    who,
+                    Command::Read {
+                        volume,
+                        offset_bytes,
+                        len_bytes,
+                    },
+                );
+            }
+        }
+        self.until("the last reads", |w| w.asked.is_empty());
+    }
+}
+
+/// Runs one history; what happened in it.
+pub(crate) fn history(seed: u64) -> World {
+    let mut world = World::founded(seed, seed % 3 == 0);
+    world.start(1, true);
+    world.at(0, What::Client);
+    for _ in 0..3 + world.rng.below(8) {
+        let ms = match world.rng.below(3) {
+            0 => 5,
+            1 => 60,
+            _ => 250,
+        };
+        let ms = 1 + world.rng.below(ms);
+        world.run_ms(ms);
+        world.fault();
+    }
+    world.heal();
+    let client_end = world.now + 50 * MS;
+    while world.now < client_end {
+        world.step();
+    }
+    world.stop_client();
+    world.finish();
+    world
+}
+
+#[test]
+fn random_histories_keep_their_promises() {
+    let read = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let first = read("SEED").unwrap_or(1);
+    let count = read("HISTORIES").unwrap_or(300);
+    let mut total = [0; 6];
+    for seed in first..first + count {
+        println!("seed {seed}");
+        let world = history(seed);
+        let boss = &world.boss;
+        let acked = world
+            .answers
+            .values()
+            .filter(|answer| answer.is_ok())
+            .count();
+        let counts = [
+            boss.promotions,
+            boss.degrades,
+            boss.readmissions,
+            boss.handovers,
+            world.oracle.excused,
+            acked as u64,
+        ];
+        for (sum, count) in total.iter_mut().zip(counts) {
+            *sum += count;
+        }
+    }
+    println!("promotions, degrades, readmissions, handovers, excused, acked: {total:?}");
+    if count >= 300 {
+        assert!(
+            total[..4].iter().all(|count| *count > 20),
+            "the interesting things happen"
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_history() {
+    let (one, other) = (history(5), history(5));
+    assert_eq!((one.now, one.steps), (other.now, other.steps));
+    let cache_lost = |world: &World| {
+        let events = world.boxes.iter().flat_map(|it| &it.events);
+        events
+            .filter(|event| matches!(event, Event::CacheLost { .. }))
+            .count()
+    };
+    assert_eq!(cache_lost(&one), cache_lost(&other));
+}

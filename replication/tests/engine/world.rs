@@ -1,0 +1,710 @@
+//! Two boxes, their disks, the link between them, a client, and virtual time.
+
+use crate::boss::Boss;
+use crate::disk::{PAGE, Rng, SimDisk};
+use crate::oracle::Oracle;
+use bytes::Bytes;
+use replication::engine::{
+    Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, IoDone, Limits, Opened,
+    Output, Params,
+};
+use replication::meta;
+use replication::types::{
+    BootId, CommandId, DiskInstance, Epoch, Fua, GroupId, Incarnation, NodeId, OpId, SessionId,
+    Time, VolumeNumber, VolumeSpec, Zeroed,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const BOXES: [usize; 2] = [0, 1];
+
+/// Something that happens at an instant.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// An input of the engine of this life of a box.
+    Input(usize, u64, Input),
+    /// A disk operation of a box comes to its end.
+    Disk(usize, u64, VolumeNumber, OpId),
+    Boss(crate::boss::Step),
+    Client,
+}
+
+pub(crate) struct SimBox {
+    pub(crate) engine: Option<Engine>,
+    /// Rises with every start.
+    pub(crate) life: u64,
+    pub(crate) boot: u128,
+    pub(crate) disks: BTreeMap<VolumeNumber, SimDisk>,
+    pub(crate) fresh: BTreeSet<VolumeNumber>,
+    running: BTreeMap<OpId, (VolumeNumber, Io)>,
+    pub(crate) events: Vec<Event>,
+    /// Power was lost since this copy was last equal to the other.
+    pub(crate) lossy: bool,
+    pub(crate) cache_lost: bool,
+    pub(crate) isolated: bool,
+    pub(crate) disk_error: Option<DiskError>,
+    /// A volume that this box cannot make.
+    pub(crate) cannot_make: bool,
+}
+
+/// A connection between the boxes; `ends[i]` is what box `i` calls it.
+struct Wire {
+    ends: [Option<SessionId>; 2],
+    lives: [u64; 2],
+    /// Nothing overtakes.
+    busy_until: [u64; 2],
+}
+
+/// A command of the client.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Read {
+        page: (u32, u64),
+        pages: u64,
+    },
+    Write {
+        page: (u32, u64),
+        pages: u64,
+        value: u64,
+        fua: Fua,
+    },
+    Flush,
+    Other,
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    heap: BTreeMap<(u64, u64), What>,
+    count: u64,
+    pub(crate) boxes: [SimBox; 2],
+    wires: Vec<Wire>,
+    /// Frames are lost, connections do not close.
+    pub(crate) cut: bool,
+    pub(crate) oracle: Oracle,
+    pub(crate) asked: BTreeMap<(usize, u64, CommandId), Asked>,
+    pub(crate) answers: BTreeMap<CommandId, Result<Completed, CommandError>>,
+    next_id: u64,
+    pub(crate) boss: Boss,
+    pub(crate) steps: u64,
+    pub(crate) limits: Limits,
+    /// Backings are not proven to read zero.
+    pub(crate) dusty: bool,
+    pub(crate) trace: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let new_box = || SimBox {
+            engine: None,
+            life: 0,
+            boot: 0,
+            disks: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            running: BTreeMap::new(),
+            events: Vec::new(),
+            lossy: false,
+            cache_lost: false,
+            isolated: false,
+            disk_error: None,
+            cannot_make: false,
+        };
+        let limits = Limits {
+            inflight_commands: 24,
+            inflight_bytes: 4 << 20,
+            resync_window_bytes: 256 << 10,
+            mirror_window_bytes: 64 << 10,
+            hot_regions: 2,
+            settle_ms: 40,
+        };
+        Self {
+            now: 0,
+            rng: Rng(seed),
+            heap: BTreeMap::new(),
+            count: 0,
+            boxes: [new_box(), new_box()],
+            wires: Vec::new(),
+            cut: false,
+            oracle: Oracle::default(),
+            asked: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next_id: 0,
+            boss: Boss::default(),
+            steps: 0,
+            limits,
+            dusty: false,
+            trace: std::env::var("TRACE").is_ok(),
+        }
+    }
+
+    pub(crate) fn at(&mut self, delay: u64, what: What) {
+        self.count += 1;
+        self.heap.insert((self.now + delay, self.count), what);
+    }
+
+    pub(crate) fn is_up(&self, who: usize) -> bool {
+        self.boxes[who].engine.is_some()
+    }
+
+    pub(crate) fn engine(&self, who: usize) -> &Engine {
+        self.boxes[who].engine.as_ref().expect("the box is up")
+    }
+
+    /// Starts the process of a box; `boot` after its power was off.
+    pub(crate) fn start(&mut self, who: usize, boot: bool) {
+        let it = &mut self.boxes[who];
+        assert!(it.engine.is_none(), "it is down");
+        it.life += 1;
+        it.boot += u128::from(boot);
+        it.events.clear();
+        it.cache_lost = false;
+        let node = u8::try_from(who).unwrap() + 1;
+        let tag = u128::from(node) << 64;
+        let params = Params {
+            group: GroupId(77),
+            me: NodeId(node),
+            peer: NodeId(3 - node),
+            incarnation: Incarnation(tag | u128::from(it.life)),
+            boot: BootId(tag | it.boot),
+            key: [5; 32],
+            nonce_seed: it.life,
+            fresh_disk: DiskInstance(tag | u128::from(it.life)),
+            peer_loss_ms: 50,
+            limits: self.limits,
+        };
+        it.engine = Some(Engine::new(params));
+        let found = it
+            .disks
+            .keys()
+            .map(|number| opened(*number, Zeroed::Unknown))
+            .collect();
+        it.fresh.clear();
+        self.input(
+            who,
+            Input::Start {
+                found,
+                seal: Epoch::ZERO,
+            },
+        );
+    }
+
+    /// The process dies; with `power`, so does what the disk has not made stable.
+    pub(crate) fn kill(&mut self, who: usize, power: bool) {
+        if self.trace {
+            println!("{:>10} box {who} dies, power {power}", self.now / 1000);
+        }
+        let it = &mut self.boxes[who];
+        it.engine = None;
+        for (_, (number, io)) in std::mem::take(&mut it.running) {
+            let Some(disk) = it.disks.get_mut(&number) else {
+                continue;
+            };
+            match io {
+                Io::Write {
+                    offset_bytes, data, ..
+                } => {
+                    for (at, page) in (offset_bytes..).step_by(PAGE).zip(data.chunks(PAGE)) {
+                        if self.rng.one_in(2) {
+                            disk.write(at, page, Fua::No);
+                        }
+                    }
+                }
+                Io::WriteZeroes {
+                    offset_bytes,
+                    len_bytes,
+                    ..
+                } if self.rng.one_in(2) => {
+                    zero(disk, offset_bytes, len_bytes, Fua::No);
+                }
+                _ => {}
+            }
+        }
+        if power {
+            for disk in it.disks.values_mut() {
+                disk.power_cut(&mut self.rng);
+            }
+            it.lossy = true;
+        }
+        for wire in 0..self.wires.len() {
+            self.close(wire, who);
+        }
+        let gone: Vec<_> = self
+            .asked
+            .keys()
+            .filter(|key| key.0 == who)
+            .copied()
+            .collect();
+        for key in gone {
+            let asked = self.asked.remove(&key).expect("listed above");
+            self.settle(key.2, asked, &Err(CommandError::NotPrimary), who);
+        }
+        self.boss.died(who, self.now);
+    }
+
+    fn close(&mut self, wire: usize, by: usize) {
+        let other = 1 - by;
+        let it = &mut self.wires[wire];
+        if it.ends[by].take().is_none() {
+            return;
+        }
+        let Some(session) = it.ends[other] else {
+            return;
+        };
+        let (life, from) = (it.lives[other], it.busy_until[other].max(self.now));
+        if !self.cut && !self.rng.one_in(4) {
+            let delay = from - self.now + self.rng.below(MS);
+            self.at(
+                delay,
+                What::Input(other, life, Input::Disconnected { session }),
+            );
+        }
+    }
+
+    /// One event; `false` when nothing is left.
+    pub(crate) fn step(&mut self) -> bool {
+        let timer = BOXES.iter().filter_map(|who| {
+            let engine = self.boxes[*who].engine.as_ref()?;
+            engine.poll_timeout().map(|at| (at.0, *who))
+        });
+        let timer = timer.min();
+        let next = self.heap.keys().next().copied();
+        self.steps += 1;
+        match (timer, next) {
+            (Some((at, who)), next) if next.is_none_or(|(time, _)| at < time) => {
+                self.now = self.now.max(at);
+                self.input(who, Input::Timeout);
+                let again = self.boxes[who]
+                    .engine
+                    .as_ref()
+                    .and_then(Engine::poll_timeout);
+                assert!(
+                    again.is_none_or(|again| again.0 > self.now),
+                    "a timer does not move"
+                );
+            }
+            (_, Some(key)) => {
+                self.now = key.0;
+                let what = self.heap.remove(&key).expect("looked at above");
+                self.happen(what);
+            }
+            (None | Some(_), None) => return false,
+        }
+        true
+    }
+
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        let end = self.now + ms * MS;
+        while self.now < end {
+            assert!(self.step(), "a world has always something to do");
+        }
+    }
+
+    /// Runs until `done`, at most 60 s.
+    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let end = self.now + 60_000 * MS;
+        while !done(self) {
+            assert!(self.now < end, "{what} did not come: {}", self.describe());
+            self.step();
+        }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let boxes = self
+            .boxes
+            .iter()
+            .map(|it| it.engine.as_ref().map(Engine::status));
+        format!("{:#?} {:?}", boxes.collect::<Vec<_>>(), self.boss)
+    }
+
+    pub(crate) fn stop_client(&mut self) {
+        self.heap.retain(|_, what| !matches!(what, What::Client));
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Input(who, life, input) => {
+                if self.boxes[who].life == life && self.is_up(who) {
+                    self.input(who, input);
+                }
+            }
+            What::Disk(who, life, number, op) => {
+                if self.boxes[who].life == life && self.is_up(who) {
+                    self.disk_done(who, number, op);
+                }
+            }
+            What::Boss(step) => self.boss_step(step),
+            What::Client => self.client(),
+        }
+    }
+
+    pub(crate) fn input(&mut self, who: usize, input: Input) {
+        if self.trace && !matches!(input, Input::Timeout | Input::Done { .. }) {
+            println!("{:>10} {who} <- {}", self.now / 1000, short(&input));
+        }
+        let now = Time(self.now);
+        let engine = self.boxes[who].engine.as_mut().expect("the box is up");
+        engine.handle(now, input);
+        let mut outputs = Vec::new();
+        while let Some(output) = engine.poll_output() {
+            outputs.push(output);
+        }
+        if self.steps % 16 == 0 {
+            engine.check_full();
+        }
+        for output in outputs {
+            if self.trace && !matches!(output, Output::Submit { .. }) {
+                println!("{:>10} {who} -> {}", self.now / 1000, short(&output));
+            }
+            self.output(who, output);
+        }
+    }
+
+    fn output(&mut self, who: usize, output: Output) {
+        let life = self.boxes[who].life;
+        match output {
+            Output::Submit { op, volume, io } => {
+                self.boxes[who].running.insert(op, (volume, io));
+                let slow = self.rng.one_in(20);
+                let delay = self.rng.below(if slow { 10 * MS } else { MS / 2 });
+                self.at(delay, What::Disk(who, life, volume, op));
+            }
+            Output::Open { spec, .. } => self.open(who, spec),
+            Output::Remove { number } => {
+                self.boxes[who].disks.remove(&number);
+            }
+            Output::Connect => self.connect(who),
+            Output::Disconnect { session } => {
+                let wire = self
+                    .wires
+                    .iter()
+                    .position(|wire| wire.ends[who] == Some(session));
+                if let Some(wire) = wire {
+                    self.close(wire, who);
+                }
+            }
+            Output::Send {
+                session,
+                header,
+                payload,
+                trailer,
+                ..
+            } => {
+                let payload = Bytes::from([payload, trailer].concat());
+                self.send(who, session, header, payload);
+            }
+            Output::Complete { id, result } => {
+                if let Some(asked) = self.asked.remove(&(who, life, id)) {
+                    self.settle(id, asked, &result, who);
+                }
+                self.answers.insert(id, result);
+            }
+            Output::Event(event) => {
+                let it = &mut self.boxes[who];
+                it.cache_lost |= matches!(event, Event::CacheLost { .. });
+                it.events.push(event.clone());
+                self.boss_event(who, event);
+            }
+        }
+    }
+
+    fn open(&mut self, who: usize, spec: VolumeSpec) {
+        let it = &mut self.boxes[who];
+        let number = spec.number;
+        if it.cannot_make && number != VolumeNumber::SYSTEM {
+            let reason = "the pool is full".to_owned();
+            let input = Input::OpenFailed { number, reason };
+            return self.at(MS, What::Input(who, self.boxes[who].life, input));
+        }
+        if !it.disks.contains_key(&number) {
+            let mut disk = SimDisk::default();
+            if self.dusty {
+                let at = meta::layout(spec.size_bytes).data_offset;
+                disk.write(at + 8192, &[0xdd; PAGE * 3], Fua::Yes); // an old tenant's data
+            }
+            it.disks.insert(number, disk);
+            it.fresh.insert(number);
+        }
+        let fresh = it.fresh.remove(&number) && !self.dusty;
+        let zeroed = if fresh {
+            Zeroed::Proven
+        } else {
+            Zeroed::Unknown
+        };
+        let input = Input::Opened(opened(number, zeroed));
+        self.at(MS / 2, What::Input(who, self.boxes[who].life, input));
+    }
+
+    fn connect(&mut self, who: usize) {
+        let (other, life) = (1 - who, self.boxes[who].life);
+        let delay = MS / 10 + self.rng.below(MS);
+        if self.cut || !self.is_up(other) {
+            let delay = if self.cut { delay * 20 } else { delay };
+            return self.at(delay, What::Input(who, life, Input::ConnectFailed));
+        }
+        self.count += 1;
+        let sessions = [SessionId(self.count), SessionId(self.count + 1_000_000_000)];
+        let lives = [self.boxes[0].life, self.boxes[1].life];
+        let ends = [Some(sessions[0]), Some(sessions[1])];
+        self.wires.push(Wire {
+            ends,
+            lives,
+            busy_until: [self.now + delay; 2],
+        });
+        let accepted = Input::Accepted {
+            session: sessions[other],
+        };
+        self.at(delay, What::Input(other, lives[other], accepted));
+        self.at(
+            delay,
+            What::Input(
+                who,
+                life,
+                Input::Connected {
+                    session: sessions[who],
+                },
+            ),
+        );
+    }
+
+    fn send(&mut self, who: usize, session: SessionId, header: [u8; 64], payload: Bytes) {
+        let other = 1 - who;
+        let wire = self
+            .wires
+            .iter_mut()
+            .find(|wire| wire.ends[who] == Some(session));
+        let Some(wire) = wire else { return };
+        let Some(session) = wire.ends[other] else {
+            return;
+        };
+        if self.cut {
+            wire.ends = [None, None]; // what was lost once is a broken connection for ever
+            return;
+        }
+        let arrival = wire.busy_until[other].max(self.now + self.rng.below(MS / 4));
+        wire.busy_until[other] = arrival;
+        let life = wire.lives[other];
+        let input = Input::Frame {
+            session,
+            header,
+            payload,
+        };
+        self.at(arrival - self.now, What::Input(other, life, input));
+    }
+
+    fn disk_done(&mut self, who: usize, number: VolumeNumber, op: OpId) {
+        let it = &mut self.boxes[who];
+        let Some((_, io)) = it.running.remove(&op) else {
+            return;
+        };
+        let Some(disk) = it.disks.get_mut(&number) else {
+            return;
+        };
+        let result = match (it.disk_error, io) {
+            (Some(error), _) => Err(error),
+            (
+                None,
+                Io::Read {
+                    offset_bytes,
+                    len_bytes,
+                },
+            ) => Ok(IoDone::Data(disk.read(offset_bytes, len_bytes).into())),
+            (
+                None,
+                Io::Write {
+                    offset_bytes,
+                    data,
+                    fua,
+                },
+            ) => {
+                disk.write(offset_bytes, &data, fua);
+                Ok(IoDone::Ok)
+            }
+            (
+                None,
+                Io::WriteZeroes {
+                    offset_bytes,
+                    len_bytes,
+                    fua,
+                },
+            ) => {
+                zero(disk, offset_bytes, len_bytes, fua);
+                Ok(IoDone::Ok)
+            }
+            (None, Io::Flush) => {
+                disk.flush();
+                Ok(IoDone::Ok)
+            }
+        };
+        self.input(who, Input::Done { op, result });
+    }
+
+    pub(crate) fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Gives a command to a box, with its oracle's consent.
+    pub(crate) fn ask(&mut self, who: usize, command: Command) -> CommandId {
+        let id = CommandId(self.fresh_id());
+        let asked = match &command {
+            Command::Read {
+                volume,
+                offset_bytes,
+                len_bytes,
+            } => {
+                let pages = (len_bytes / PAGE) as u64;
+                let page = (volume.0, offset_bytes / PAGE as u64);
+                for at in page.1..page.1 + pages {
+                    self.oracle.read_begins((page.0, at), id.0);
+                }
+                Asked::Read { page, pages }
+            }
+            Command::Write {
+                volume,
+                offset_bytes,
+                data,
+                fua,
+            }
+            | Command::CompareAndWrite {
+                volume,
+                offset_bytes,
+                data,
+                fua,
+                ..
+            } => {
+                let value = value_of(data).expect("the client writes whole values");
+                let pages = (data.len() / PAGE) as u64;
+                let page = (volume.0, offset_bytes / PAGE as u64);
+                for at in page.1..page.1 + pages {
+                    self.oracle.write_begins((page.0, at), value);
+                }
+                Asked::Write {
+                    page,
+                    pages,
+                    value,
+                    fua: *fua,
+                }
+            }
+            Command::Flush { volume } => {
+                self.oracle.flush_begins(volume.0, id.0);
+                Asked::Flush
+            }
+            Command::WriteZeroes { .. } | Command::Confirm => Asked::Other,
+        };
+        self.asked.insert((who, self.boxes[who].life, id), asked);
+        self.input(who, Input::Command { id, command });
+        id
+    }
+
+    /// The oracle learns how a command ended.
+    fn settle(
+        &mut self,
+        id: CommandId,
+        asked: Asked,
+        result: &Result<Completed, CommandError>,
+        who: usize,
+    ) {
+        let cache_lost = self.boxes[who].cache_lost || self.boxes[1 - who].cache_lost;
+        match (asked, result) {
+            (Asked::Read { page, pages }, Ok(Completed::Data(data))) => {
+                for (at, data) in (page.1..page.1 + pages).zip(data.chunks(PAGE)) {
+                    let value = value_of(data).expect("a page holds one value");
+                    self.oracle.read_done((page.0, at), id.0, value, cache_lost);
+                }
+            }
+            (Asked::Read { page, pages }, _) => {
+                for at in page.1..page.1 + pages {
+                    self.oracle.read_dropped((page.0, at), id.0);
+                }
+            }
+            (
+                Asked::Write {
+                    page,
+                    pages,
+                    value,
+                    fua,
+                },
+                Ok(Completed::Ok),
+            ) => {
+                for at in page.1..page.1 + pages {
+                    self.oracle.write_done((page.0, at), value, fua == Fua::Yes);
+                }
+            }
+            (
+                Asked::Write {
+                    page, pages, value, ..
+                },
+                _,
+            ) => {
+                for at in page.1..page.1 + pages {
+                    self.oracle.write_unknown((page.0, at), value);
+                }
+            }
+            (Asked::Flush, Ok(_)) => self.oracle.flush_done(id.0),
+            (Asked::Flush, Err(_)) => self.oracle.flush_dropped(id.0),
+            (Asked::Other, _) => {}
+        }
+    }
+
+    /// Both data areas of every volume are equal.
+    pub(crate) fn assert_equal(&self) {
+        let [a, b] = &self.boxes;
+        assert!(
+            a.disks.keys().eq(b.disks.keys()),
+            "the same volumes on both"
+        );
+        for number in a.disks.keys() {
+            let (one, other) = (&a.disks[number], &b.disks[number]);
+            let pages: BTreeSet<u64> = one.pages().chain(other.pages()).collect();
+            for page in pages.into_iter().filter(|page| *page >= 256) {
+                let (left, right) = (one.page(page), other.page(page));
+                let at = page - 256;
+                assert!(
+                    left == right,
+                    "page {at} of volume {number} differs: {:x?} {:x?}",
+                    value_of(&left),
+                    value_of(&right)
+                );
+            }
+        }
+    }
+}
+
+fn zero(disk: &mut SimDisk, offset: u64, len: u64, fua: Fua) {
+    disk.write(offset, &vec![0; usize::try_from(len).unwrap()], fua);
+}
+
+fn opened(number: VolumeNumber, zeroed: Zeroed) -> Opened {
+    Opened {
+        number,
+        size_bytes: 1 << 40,
+        zeroed,
+    }
+}
+
+/// A page's value, if it holds one and the same everywhere.
+pub(crate) fn value_of(data: &[u8]) -> Option<u64> {
+    let first = u64::from_le_bytes(data[..8].try_into().unwrap());
+    data.chunks(8)
+        .all(|word| word == first.to_le_bytes())
+        .then_some(first)
+}
+
+pub(crate) fn filled(value: u64, pages: u64) -> Bytes {
+    let words = usize::try_from(pages).unwrap() * PAGE / 8;
+    value.to_le_bytes().repeat(words).into()
+}
+
+fn short(it: &impl std::fmt::Debug) -> String {
+    let text = format!("{it:?}");
+    if let (Some(at), true) = (text.find("header: ["), true) {
+        let inside = &text[at + 9..];
+        let bytes: Vec<u8> = inside[..inside.find(']').unwrap()]
+            .split(", ")
+            .map(|byte| byte.parse().unwrap())
+            .collect();
+        let header = replication::wire::Header::parse(&bytes.try_into().unwrap());
+        return format!("{}{header:?}", &text[..at]);
+    }
+    text.chars().take(300).collect()
+}
