@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!            login answered        logout, fault, drop, time-out
-//!   Login ─────────────────▶ Full ───────────────────────────▶ Closed
-//!     │ refused, time-out                                        ▲
-//!     └──────────────────────────────────────────────────────────┘
+//!   Login -----------------> Full ---------------------------> Closed
+//!     | refused, time-out                                        ^
+//!     +----------------------------------------------------------+
 //! ```
 //!
 //! The caller feeds one [`Input`], drains [`Connection::poll_output`] to `None`, delivers the
@@ -514,3 +514,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!             CSG 0                 T, NSG 1
-//!   Start ─────────────▶ Security ───────────▶ Operational
-//!     │ CSG 1                │ T, NSG 3             │ T, NSG 3
-//!     ▼                      ▼                      ▼
+//!   Start -------------> Security -----------> Operational
+//!     | CSG 1                | T, NSG 3             | T, NSG 3
+//!     v                      v                      v
 //!   Operational          FullFeature            FullFeature
 //! ```
 //!

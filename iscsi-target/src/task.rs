@@ -1,12 +1,12 @@
 //! One SCSI task: how its data come in (RFC 7143 §4.2.5, §11.7, §11.8).
 //!
 //! ```text
-//!             F = 0 ┌─────────────┐ F = 1, data missing    ┌───────────┐ last of the burst
-//!   command ───────▶│ Unsolicited ├───────────────────────▶│ Solicited │◀──┐ data missing
-//!      │            └──────┬──────┘        R2T             └─────┬─────┘───┘ R2T
-//!      │ F = 1             │ F = 1, all data here                │ all data here
-//!      ▼                   ▼                                     ▼
-//!   Settled ◀──────────────┴─────────────────────────────────────┘
+//!             F = 0 +-------------+ F = 1, data missing    +-----------+ last of the burst
+//!   command ------->| Unsolicited +----------------------->| Solicited |<--+ data missing
+//!      |            +------+------+        R2T             +-----+-----+---+ R2T
+//!      | F = 1             | F = 1, all data here                | all data here
+//!      v                   v                                     v
+//!   Settled <--------------+-------------------------------------+
 //! ```
 //!
 //! Data come strictly in order (`DataPDUInOrder`, `DataSequenceInOrder`, one R2T at a time), so

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!            CHAP                  CHAP_A             CHAP_N, CHAP_R, T
-//!   Method ─────────▶ Algorithm ─────────▶ Proof ─────────────────────▶ Keys ──T──▶ done
-//!     │ no CHAP: straight to Keys                                        ▲
-//!     └──────────────────────────────────────────────────────────────────┘
+//!   Method ---------> Algorithm ---------> Proof ---------------------> Keys --T--> done
+//!     | no CHAP: straight to Keys                                        ^
+//!     +------------------------------------------------------------------+
 //! ```
 
 use bytes::{Bytes, BytesMut};

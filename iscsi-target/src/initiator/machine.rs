@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!              logged in              logged out, lost
-//!   Login ───────────────────▶ Full ──────────────────▶ Over
-//!     └── refused, time-out, lost ──────────────────────▶┘
+//!   Login -------------------> Full ------------------> Over
+//!     +-- refused, time-out, lost ---------------------->+
 //! ```
 //!
 //! Every request that was started ends with exactly one output, also when the session is lost.

@@ -1,9 +1,9 @@
 //! Cutting a byte stream into PDUs: header, additional header, digests, data, padding.
 //!
 //! ```text
-//!            ┌────────── 48 bytes ──────────┐ ahs+digest  ┌── data ──┐ pad+digest
-//!   Header ──┤ place(): where the data goes ├────────────▶┤          ├───────────▶ Frame, Header
-//!            └──────────────────────────────┘             └──────────┘
+//!            +---------- 48 bytes ----------+ ahs+digest  +-- data --+ pad+digest
+//!   Header --+ place(): where the data goes +------------>+          +-----------> Frame, Header
+//!            +------------------------------+             +----------+
 //! ```
 //!
 //! The data of a PDU are appended to a buffer that the owner chose when it saw the header, so that

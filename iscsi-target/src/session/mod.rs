@@ -10,8 +10,6 @@ mod command;
 mod control;
 mod manage;
 mod reply;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 

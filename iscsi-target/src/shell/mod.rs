@@ -5,7 +5,5 @@
 
 mod connection;
 mod server;
-#[cfg(test)]
-mod tests;
 
 pub use server::{Target, TargetSettings};

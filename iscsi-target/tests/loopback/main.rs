@@ -1,5 +1,7 @@
 //! The initiator against the target, over real sockets on the loopback interface.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
 mod access;
 mod data;
 mod lifetime;
