@@ -8,7 +8,9 @@ use crate::ledger::Ledger;
 use crate::mutants::mutant;
 use crate::record::{GroupRecord, Record};
 use crate::register;
-use crate::types::{Ballot, Config, GroupId, NS_PER_MS, NodeId, Now, Timing, VoterInstance};
+use crate::types::{
+    Ballot, Config, GroupId, NS_PER_MS, NodeId, Now, ROUND_TRIP_MS, Timing, VoterInstance,
+};
 use crate::wire::{Header, Heartbeat, Message, Refusal, Summary, Verdict, VoterMark};
 
 /// What a voter answers, and when.
@@ -119,7 +121,7 @@ impl<T> Acceptor<T> {
     }
 
     pub(crate) fn prepare(&mut self, now: Now, header: &Header, ballot: Ballot) -> Reply {
-        if ballot.node != header.source {
+        if ballot.node != header.source || !self.is_heard_by(now, header) {
             return Reply::Silence;
         }
         if let Some(refusal) = self.unable(now, &ballot, None) {
@@ -153,7 +155,8 @@ impl<T> Acceptor<T> {
         proposal: (Ballot, &Config, Option<Ballot>),
     ) -> Reply {
         let (ballot, config, next) = proposal;
-        if ballot.node != header.source || config.group != self.group {
+        let ours = ballot.node == header.source && config.group == self.group;
+        if !ours || !self.is_heard_by(now, header) {
             return Reply::Silence;
         }
         if let Some(why) = self.unable(now, &ballot, Some(config)) {
@@ -265,6 +268,16 @@ impl<T> Acceptor<T> {
         self.grants
             .grant(now.mono, holder, timing.promise_ns(lease_ms));
         Verdict::Granted { lease_ms }
+    }
+
+    /// Whether the sender heard this voter lately. A link that works in one direction only is
+    /// treated as broken: a vote whose answer is lost could commit what its proposer never
+    /// learns, and shut everybody else out (H19). To refuse is always safe.
+    fn is_heard_by(&self, now: Now, header: &Header) -> bool {
+        let interval = u64::from(self.timing().heartbeat_interval_ms);
+        let limit_ms = 2 * interval + u64::from(ROUND_TRIP_MS).min(interval / 4);
+        let age = now.boot.since_ns(header.echo);
+        header.echo.0 > 0 && age < limit_ms * NS_PER_MS || mutant!(ExtendWithoutEcho)
     }
 
     pub(crate) fn timing(&self) -> Timing {

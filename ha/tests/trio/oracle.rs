@@ -1,0 +1,107 @@
+//! The truth: what was acknowledged, what was chosen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ha::types::Reason;
+use ha::{Ballot, Config, Epoch, Incarnation, Members, NodeId, Record};
+
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    acknowledged: BTreeSet<u64>,
+    /// Every value accepted, and by whom, durably.
+    accepted: BTreeMap<Ballot, (Config, Members)>,
+    chosen: BTreeMap<Ballot, Config>,
+    epochs: BTreeMap<Epoch, (Option<(NodeId, Incarnation)>, Members)>,
+    pub(crate) reads: u64,
+    pub(crate) promotions: u64,
+    pub(crate) solo: u64,
+    pub(crate) readmitted: u64,
+    pub(crate) handovers: u64,
+}
+
+impl Oracle {
+    pub(crate) fn acknowledged_count(&self) -> usize {
+        self.acknowledged.len()
+    }
+
+    /// `node` acknowledges `write`: it must hold everything acknowledged before.
+    pub(crate) fn acknowledged(&mut self, node: NodeId, write: u64, log: &BTreeSet<u64>, now: u64) {
+        self.acknowledged.insert(write);
+        self.complete(node, log, now, "acknowledges");
+    }
+
+    /// `node` answers a read at this moment.
+    pub(crate) fn read(&mut self, node: NodeId, log: &BTreeSet<u64>, now: u64) {
+        self.reads += 1;
+        self.complete(node, log, now, "reads");
+    }
+
+    fn complete(&self, node: NodeId, log: &BTreeSet<u64>, now: u64, what: &str) {
+        let missing = self.acknowledged.difference(log).count();
+        assert_eq!(
+            missing, 0,
+            "{node} {what} at {now} ns without {missing} acknowledged writes"
+        );
+    }
+
+    /// A record of `node` became durable.
+    pub(crate) fn record(&mut self, node: NodeId, record: &Record) {
+        let Some(state) = &record.group else { return };
+        let (ballot, config) = &state.accepted;
+        if !config.lists(node, record.instance) {
+            return;
+        }
+        let entry = self.accepted.entry(*ballot);
+        let entry = entry.or_insert_with(|| (config.clone(), Members::EMPTY));
+        assert_eq!(entry.0, *config, "two values for one ballot");
+        entry.1 = entry.1.with(node);
+        if config.is_majority(entry.1) && !self.chosen.contains_key(ballot) {
+            self.choose(*ballot, config.clone());
+        }
+    }
+
+    fn choose(&mut self, ballot: Ballot, config: Config) {
+        let value = (config.primary, config.in_sync);
+        let before = self.epochs.insert(config.epoch, value);
+        assert!(
+            before.is_none_or(|before| before == value),
+            "epoch {} twice",
+            config.epoch
+        );
+        let last = self
+            .chosen
+            .range(..ballot)
+            .next_back()
+            .map(|last| last.1.clone());
+        let next = self.chosen.range(ballot..).next();
+        assert!(next.is_none(), "{ballot:?} is chosen after a higher one");
+        if let Some(last) = &last {
+            assert!(config.epoch >= last.epoch, "epochs go back");
+            if let Some((node, _)) = config
+                .primary
+                .filter(|primary| last.primary != Some(*primary))
+            {
+                assert!(
+                    last.in_sync.contains(node),
+                    "{node} outside S becomes primary: {last:?}"
+                );
+            }
+        }
+        let again = last.is_some_and(|last| last.epoch == config.epoch);
+        match config.reason {
+            _ if again => {}
+            Reason::Promote => self.promotions += 1,
+            Reason::Degrade => self.solo += 1,
+            Reason::Readmit => self.readmitted += 1,
+            Reason::Handover => self.handovers += 1,
+            Reason::Genesis | Reason::HandoverCancelled | Reason::Admit | Reason::Remove => {}
+        }
+        self.chosen.insert(ballot, config);
+    }
+
+    /// `node` says that it knows `config` chosen.
+    pub(crate) fn known(&self, node: NodeId, config: &Config) {
+        let fact = self.chosen.values().any(|chosen| chosen == config);
+        assert!(fact, "{node} takes {config:?} for chosen");
+    }
+}
