@@ -195,7 +195,10 @@ impl Connection {
                 self.close(now, CloseReason::Dropped(reason), Manner::Reset, ports);
             }
             Input::Notice(Notice::ClearTasks(scope)) => {
-                self.in_session(ports, |session, ports, _| session.clear(scope, ports.array));
+                self.in_session(ports, |session, ports, wire| {
+                    session.clear(scope, ports.array);
+                    session.pump(ports, wire);
+                });
             }
             Input::Timeout => self.timeout(now, ports),
             Input::Disconnected => {

@@ -11,6 +11,8 @@
 //! A host with CHAP secrets leaves `Security` only through a right CHAP_R; `Start` to `Operational`
 //! is closed to it.
 
+use std::collections::BTreeSet;
+
 use core::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
@@ -115,6 +117,7 @@ pub struct Login {
     peer: Option<Peer>,
     chap: Chap,
     parameters: Parameters,
+    settled: BTreeSet<String>,
     declared: bool,
 }
 
@@ -162,6 +165,7 @@ impl Login {
             peer: None,
             chap: Chap::Idle,
             parameters: Parameters::default(),
+            settled: BTreeSet::new(),
             declared: false,
         }
     }
@@ -458,6 +462,10 @@ impl Login {
         for (key, value) in pairs {
             if IDENTITY_KEYS.contains(&key.as_str()) {
                 continue;
+            }
+            // RFC 7143 §6.2: only a declaration may be repeated.
+            if key != "MaxRecvDataSegmentLength" && !self.settled.insert(key.clone()) {
+                return Err(Status::INITIATOR_ERROR);
             }
             match self.parameters.negotiate(key, value) {
                 Answer::Reply(answer) => text::append(text, key, answer),

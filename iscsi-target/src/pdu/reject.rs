@@ -17,6 +17,8 @@ pub enum Reason {
     Protocol = 0x04,
     /// The operation is not supported.
     Unsupported = 0x05,
+    /// More immediate commands than the target takes.
+    TooManyImmediate = 0x06,
     /// The tag is in use.
     TaskInProgress = 0x07,
     /// A field has a value that it must not have.

@@ -1,9 +1,12 @@
 //! SCSI commands and their data, from the first header to the last answer of the backend.
 
+use std::collections::VecDeque;
+use std::rc::Rc;
+
 use bytes::BytesMut;
 
 use super::{DATA_MAX_BYTES, Incoming, Session, Wire};
-use crate::backend::{BackendError, Done, Tag};
+use crate::backend::{Backend, BackendError, Done, Request, Tag};
 use crate::connection::{CloseReason, Manner, Output, Ports};
 use crate::pdu::command::{Command, READ, WRITE};
 use crate::pdu::data::DataOut;
@@ -14,6 +17,12 @@ use crate::pdu::{FINAL, IMMEDIATE, Len24, opcode};
 use crate::scsi::{Array, Execution, Reply, Sense, Start, Step, UnitId};
 use crate::task::{Phase, Transfer, TransferError};
 use crate::types::Itt;
+use crate::window::WINDOW_DEPTH;
+
+/// Commands of one session, numbered and immediate ones together.
+const TASKS_MAX: usize = WINDOW_DEPTH as usize + 8;
+/// How much more than its charge a task may read beside others, in bytes.
+const EXCESS_FREE_BYTES: usize = 64 * 1024;
 
 /// One SCSI command of a session.
 #[derive(Debug)]
@@ -33,6 +42,26 @@ pub(super) struct Task {
     work: Work,
     charge_bytes: usize,
     charged: bool,
+    /// What was read from the backend so far.
+    read_bytes: usize,
+}
+
+/// Tasks that read more from the backend than their expected length lets one think, for example
+/// because it is zero. They go one at a time, so that they cannot take all memory.
+#[derive(Default)]
+pub(super) struct Excess {
+    holder: Option<Itt>,
+    parked: VecDeque<(Itt, Rc<dyn Backend>, Request)>,
+}
+
+impl std::fmt::Debug for Excess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parked = self.parked.len();
+        f.debug_struct("Excess")
+            .field("holder", &self.holder)
+            .field("parked", &parked)
+            .finish()
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +135,9 @@ impl Session {
         if self.tasks.contains_key(&itt) {
             return Err(Incoming::Refuse(Reason::TaskInProgress));
         }
+        if command.opcode & IMMEDIATE != 0 && self.tasks.len() >= TASKS_MAX {
+            return Err(Incoming::Refuse(Reason::TooManyImmediate));
+        }
         if itt == Itt::NONE || command.flags & (READ | WRITE) == READ | WRITE {
             return Err(Incoming::Refuse(Reason::InvalidField));
         }
@@ -155,6 +187,7 @@ impl Session {
             work,
             charge_bytes,
             charged: false,
+            read_bytes: 0,
         }
     }
 
@@ -267,6 +300,17 @@ impl Session {
 
     /// Runs what waits for room, in order.
     pub(crate) fn pump(&mut self, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
+        if self.excess.holder.is_none()
+            && let Some((itt, backend, request)) = self.excess.parked.pop_front()
+        {
+            self.excess.holder = Some(itt);
+            let tag = self.tasks[&itt].tag(itt);
+            wire.outputs.push_back(Output::Submit {
+                tag,
+                backend,
+                request,
+            });
+        }
         while let Some(itt) = self.waiting.front().copied()
             && self.ending.is_none()
         {
@@ -349,17 +393,40 @@ impl Session {
 
     fn step(&mut self, itt: Itt, step: Step, wire: &mut Wire<'_>) {
         match step {
-            Step::Io { backend, request } => {
-                let tag = self.tasks[&itt].tag(itt);
-                wire.outputs.push_back(Output::Submit {
-                    tag,
-                    backend,
-                    request,
-                });
-            }
+            Step::Io { backend, request } => self.submit(itt, backend, request, wire),
             Step::Done(reply) => self.finish(itt, reply, wire),
             Step::Drop => self.end(CloseReason::NotActive, Manner::Reset),
         }
+    }
+
+    fn submit(
+        &mut self,
+        itt: Itt,
+        backend: Rc<dyn Backend>,
+        request: Request,
+        wire: &mut Wire<'_>,
+    ) {
+        let task = self
+            .tasks
+            .get_mut(&itt)
+            .expect("only tasks that are there ask");
+        if let Request::Read { len_bytes, .. } = &request {
+            task.read_bytes += len_bytes;
+            let holder = self.excess.holder.unwrap_or(itt);
+            if task.read_bytes > task.charge_bytes + EXCESS_FREE_BYTES {
+                if holder != itt {
+                    self.excess.parked.push_back((itt, backend, request));
+                    return;
+                }
+                self.excess.holder = Some(itt);
+            }
+        }
+        let tag = task.tag(itt);
+        wire.outputs.push_back(Output::Submit {
+            tag,
+            backend,
+            request,
+        });
     }
 
     fn finish(&mut self, itt: Itt, reply: Reply, wire: &mut Wire<'_>) {
@@ -370,6 +437,10 @@ impl Session {
     /// Removes a task; what it asked the backend for comes back to nobody.
     pub(super) fn forget(&mut self, itt: Itt) -> Option<Task> {
         let task = self.tasks.remove(&itt)?;
+        self.excess.parked.retain(|(parked, ..)| *parked != itt);
+        if self.excess.holder == Some(itt) {
+            self.excess.holder = None;
+        }
         if task.charged {
             self.charged_bytes -= task.charge_bytes;
         } else {

@@ -4,7 +4,8 @@
 //! the initiator starts a new one.
 //!
 //! Invariants: every task in `waiting` is in `tasks`, not charged and not running; `charged_bytes`
-//! is the sum over all tasks; a discovery session has neither nexus nor tasks.
+//! is the sum over all tasks; at most one task reads much more than it is charged for; a discovery
+//! session has neither nexus nor tasks.
 
 mod command;
 mod control;
@@ -30,7 +31,7 @@ use crate::scsi::{Array, NexusId};
 use crate::types::{Itt, Serial, Ttt};
 use crate::window::{Turn, Window};
 
-use command::Task;
+use command::{Excess, Task};
 use control::Exchange;
 
 /// Data that the commands of one session may hold at once, in bytes, those on the way out
@@ -60,6 +61,7 @@ pub(crate) struct Session {
     tasks: BTreeMap<Itt, Task>,
     waiting: VecDeque<Itt>,
     charged_bytes: usize,
+    excess: Excess,
     early: BTreeMap<u32, Early>,
     incoming: Incoming,
     exchange: Exchange,
@@ -133,6 +135,7 @@ impl Session {
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
             charged_bytes: 0,
+            excess: Excess::default(),
             early: BTreeMap::new(),
             incoming: Incoming::Plain,
             exchange: Exchange::default(),
@@ -280,6 +283,7 @@ impl Session {
         self.tasks.clear();
         self.waiting.clear();
         self.early.clear();
+        self.excess = Excess::default();
         self.charged_bytes = 0;
         let registered = ports.registry.close(&self.key, self.connection);
         if let Some(nexus) = self.nexus.take()

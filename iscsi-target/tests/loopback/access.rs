@@ -190,3 +190,24 @@ fn the_number_of_sessions_is_bounded() {
         assert!(ready.unwrap().is_good());
     });
 }
+
+#[test]
+fn ipv6_works_like_ipv4() {
+    run(async {
+        let lab = Lab::at("[::1]:0", None).await;
+        lab.session(lab.login()).await;
+        let found = discover(lab.address, lab.login()).await.unwrap();
+        assert_eq!(found[0].portals(), [(lab.address, 7)]);
+        let bound = Login {
+            bind_source: Some("::1".parse().unwrap()),
+            ..lab.login()
+        };
+        lab.session(bound).await;
+        assert!(
+            lab.target
+                .sessions()
+                .iter()
+                .all(|session| session.source.is_ipv6())
+        );
+    });
+}

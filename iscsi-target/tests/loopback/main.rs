@@ -42,6 +42,10 @@ impl Lab {
     }
 
     async fn with_chap(chap: Option<ChapSecrets>) -> Self {
+        Self::at("127.0.0.1:0", chap).await
+    }
+
+    async fn at(address: &str, chap: Option<ChapSecrets>) -> Self {
         let settings = TargetSettings {
             name: TARGET.to_owned(),
             alias: "loopback".to_owned(),
@@ -55,7 +59,7 @@ impl Lab {
         let backend = Rc::new(MemoryBackend::thin(BLOCKS));
         target.apply(config(Rc::clone(&backend), chap)).unwrap();
         target.activate();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = target.clone();
         tokio::task::spawn_local(async move { served.serve(listener, 7).await });

@@ -180,6 +180,29 @@ fn text_may_come_in_parts() {
 }
 
 #[test]
+fn a_key_is_settled_once() {
+    let mut table = Table::new();
+    assert_eq!(
+        status(&login(
+            &mut table,
+            0x04,
+            &format!("{NAMES}HeaderDigest=None\0")
+        )),
+        0
+    );
+    assert_eq!(
+        status(&login(&mut table, 0x87, "HeaderDigest=CRC32C\0")),
+        0x0200
+    );
+    let mut table = Table::new();
+    let twice = "MaxRecvDataSegmentLength=1024\0MaxRecvDataSegmentLength=2048\0";
+    assert_eq!(
+        status(&login(&mut table, 0x87, &format!("{NAMES}{twice}"))),
+        0
+    );
+}
+
+#[test]
 fn text_without_end_is_refused() {
     let mut table = Table::new();
     let part = "A=1\0".repeat(8192);

@@ -291,6 +291,51 @@ fn the_window_closes_while_nothing_finishes() {
 }
 
 #[test]
+fn immediate_commands_are_bounded_too() {
+    let mut table = Table::logged_in();
+    table.backend.answer(Answers::Held);
+    let mut refused = 0;
+    for itt in 0..300 {
+        let immediate = Command {
+            opcode: opcode::COMMAND | IMMEDIATE,
+            flags: FINAL | READ,
+            ..command(itt, NEXT, read10(0, 1), 512)
+        };
+        for reply in table.send(&immediate, &[]) {
+            assert_eq!(reply.bhs.cast::<Reject>().reason, 6);
+            refused += 1;
+        }
+    }
+    assert_eq!((table.backend.held(), refused), (136, 164));
+}
+
+#[test]
+fn reads_beyond_their_expected_length_go_one_at_a_time() {
+    let mut table = Table::logged_in();
+    table.backend.answer(Answers::Held);
+    for n in 0..5 {
+        // 127.5 KiB are read, none of which the initiator has room for.
+        assert!(
+            table
+                .command((n, NEXT + n), read10(0, 255), 0, 0)
+                .is_empty()
+        );
+    }
+    assert_eq!(table.backend.held(), 1);
+    table.backend.answer(Answers::AtOnce);
+    table.backend.release();
+    let mut replies = table.feed(Input::Sent(0));
+    for _ in 0..5 {
+        replies.extend(table.feed(Input::Sent(0)));
+    }
+    let residuals: Vec<u32> = replies
+        .iter()
+        .map(|reply| reply.bhs.cast::<Response>().residual.get())
+        .collect();
+    assert_eq!(residuals, [255 * 512; 5]);
+}
+
+#[test]
 fn a_tag_in_use_is_refused() {
     let mut table = Table::logged_in();
     table.backend.answer(Answers::Held);
