@@ -1,0 +1,210 @@
+//! Who may do what: epochs, leases, promotions and seals, seen from outside.
+//!
+//! The truth about the register is what the three stores hold: a config is chosen once a majority
+//! of its voters, each by the instance that the config lists, has made it durable under one ballot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ha::{Ballot, Config, Record};
+
+use super::Breach;
+use crate::net::{BOXES, Host};
+
+/// A process of a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Actor {
+    /// The box.
+    pub host: Host,
+    /// Its incarnation.
+    pub incarnation: u128,
+}
+
+/// Until when a box may answer, in true time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Not at all.
+    None,
+    /// Before that moment, in nanoseconds of true time.
+    Until(u64),
+    /// While its authority lasts.
+    Unlimited,
+}
+
+/// What the stores and boxes were seen to do.
+#[derive(Debug, Default)]
+pub struct Register {
+    accepted: BTreeMap<Ballot, (Config, BTreeSet<Host>)>,
+    chosen: Vec<(Ballot, Config)>,
+    ackers: BTreeMap<u64, Actor>,
+}
+
+impl Register {
+    /// A store made `record` durable; true if a config became chosen by it.
+    pub fn stored(&mut self, host: Host, record: &Record) -> Result<bool, Breach> {
+        let Some(group) = &record.group else {
+            return Ok(false);
+        };
+        let (ballot, config) = &group.accepted;
+        let known = self
+            .accepted
+            .entry(*ballot)
+            .or_insert_with(|| (config.clone(), BTreeSet::new()));
+        if known.0 != *config {
+            return Err(format!("P1: two values under one ballot {ballot:?}"));
+        }
+        if !config.lists(ha::NodeId(host.0), record.instance) {
+            return Ok(false);
+        }
+        known.1.insert(host);
+        let votes: ha::Members = known.1.iter().map(|host| ha::NodeId(host.0)).collect();
+        let is_known = self.chosen.iter().any(|(chosen, _)| chosen == ballot);
+        let old = self.chosen.last().map(|(_, last)| last);
+        let of_old = old.is_none_or(|last| last.is_majority(votes));
+        if is_known || !of_old || !config.is_majority(votes) {
+            return Ok(false);
+        }
+        let config = config.clone();
+        self.choose(*ballot, config)
+    }
+
+    /// The config that counts; none before the first.
+    pub fn config(&self) -> Option<&Config> {
+        self.chosen.last().map(|(_, config)| config)
+    }
+
+    /// Members of the committed in-sync set.
+    pub fn in_sync(&self) -> Vec<Host> {
+        let in_sync = |host: &Host| {
+            self.config()
+                .is_some_and(|config| config.in_sync.contains(ha::NodeId(host.0)))
+        };
+        BOXES.into_iter().filter(in_sync).collect()
+    }
+
+    /// A box lets its engine act as primary of `epoch`.
+    pub fn authorised(&self, actor: Actor, epoch: u64) -> Result<(), Breach> {
+        let of_epoch = |(_, config): &&(Ballot, Config)| config.epoch.0 == epoch;
+        let Some((_, config)) = self.chosen.iter().rfind(of_epoch) else {
+            return Err(format!(
+                "P1: {} acts in epoch {epoch}, which is not chosen",
+                actor.host
+            ));
+        };
+        let primary = config
+            .primary
+            .map(|(node, incarnation)| (node.0, incarnation.0));
+        if primary != Some((actor.host.0, actor.incarnation)) {
+            return Err(format!(
+                "P1: {} acts in epoch {epoch} of {primary:?}",
+                actor.host
+            ));
+        }
+        Ok(())
+    }
+
+    /// A box acknowledged something in `epoch`.
+    pub fn acked(&mut self, actor: Actor, epoch: u64) -> Result<(), Breach> {
+        let known = *self.ackers.entry(epoch).or_insert(actor);
+        if known != actor {
+            return Err(format!(
+                "P1: {known:?} and {actor:?} both acknowledge in epoch {epoch}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A box answered a read in `epoch` at `now`, with this right.
+    pub fn read(&self, actor: Actor, epoch: u64, right: Right, now: u64) -> Result<(), Breach> {
+        let host = actor.host;
+        let may = match right {
+            Right::None => false,
+            Right::Until(end) => now < end,
+            Right::Unlimited => true,
+        };
+        if !may {
+            return Err(format!(
+                "P2: {host} answers a read without a lease ({right:?} at {now})"
+            ));
+        }
+        let later = self
+            .ackers
+            .range(epoch + 1..)
+            .find(|(_, other)| other.host != host);
+        if let Some((later, other)) = later {
+            return Err(format!(
+                "P2: {host} answers a read in epoch {epoch} after {} served {later}",
+                other.host
+            ));
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, ballot: Ballot, config: Config) -> Result<bool, Breach> {
+        if let Some((last_ballot, last)) = self.chosen.last() {
+            if ballot < *last_ballot {
+                return Err(format!(
+                    "P1: epoch {} chosen after {}",
+                    config.epoch, last.epoch
+                ));
+            }
+            follows(last, &config)?;
+        }
+        self.chosen.push((ballot, config));
+        Ok(true)
+    }
+}
+
+/// Whether `next` may be chosen after `last`.
+fn follows(last: &Config, next: &Config) -> Result<(), Breach> {
+    if next.epoch < last.epoch {
+        return Err(format!("P1: epoch {} follows {}", next.epoch, last.epoch));
+    }
+    let same_rule = next.primary == last.primary && next.in_sync == last.in_sync;
+    if next.epoch == last.epoch && !same_rule {
+        return Err(format!("P1: epoch {} means two things", next.epoch));
+    }
+    let voters_old = last.voters.len();
+    let changed = next
+        .voters
+        .iter()
+        .filter(|voter| !last.voters.contains(voter))
+        .count();
+    if changed > 1 || next.voters.len().abs_diff(voters_old) > 1 {
+        return Err(format!(
+            "R10: more than one voter changed at epoch {}",
+            next.epoch
+        ));
+    }
+    let Some((node, _)) = next.primary else {
+        return Ok(());
+    };
+    if next.primary == last.primary {
+        return Ok(());
+    }
+    if !last.in_sync.contains(node) {
+        return Err(format!(
+            "P3: {} becomes primary of epoch {}, but in sync was {}",
+            Host(node.0),
+            next.epoch,
+            last.in_sync
+        ));
+    }
+    let disk_before = last.disk_of(node);
+    if disk_before.is_some() && next.disk_of(node) != disk_before {
+        return Err(format!("P3: {} promotes with another disk", Host(node.0)));
+    }
+    Ok(())
+}
+
+/// No two boxes may answer at one moment.
+pub fn one_holder(rights: [(Host, Right); 2], now: u64) -> Result<(), Breach> {
+    let holds = |right: Right| match right {
+        Right::None => false,
+        Right::Until(end) => now < end,
+        Right::Unlimited => true,
+    };
+    if rights.iter().all(|(_, right)| holds(*right)) {
+        return Err(format!("P2: both boxes hold a lease: {rights:?} at {now}"));
+    }
+    Ok(())
+}

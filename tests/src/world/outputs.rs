@@ -1,0 +1,489 @@
+//! What the cores ask for, done to the world; and what the oracle sees of it on the way.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use appliance::wiring;
+use bytes::{Bytes, BytesMut};
+use replication::engine::{self, Io, Opened, Output as Mirror};
+use replication::types::{Create, OpId, Time, VolumeNumber, VolumeSpec, Zeroed};
+
+use super::content::BLOCK_LEN;
+use super::plumbing::link_of;
+use super::{Core, Event, MS, World};
+use crate::disk::Fill;
+use crate::net::{Host, Item, Link, WITNESS};
+use crate::node::{Delivery, Machine};
+use crate::oracle::{Depth, Media};
+
+/// More outputs of one input than any real one has: a loop.
+const OUTPUTS_MAX: usize = 200_000;
+
+/// The disks as the oracle sees them.
+pub(crate) struct Disks<'a>(pub(crate) &'a [Machine; 2]);
+
+impl Media for Disks<'_> {
+    fn block(&self, host: Host, volume: u32, block: u64, depth: Depth) -> Option<Bytes> {
+        let backing = self.0[host.index()].backings.get(&volume)?;
+        let number = backing.data_block + block;
+        Some(match depth {
+            Depth::Visible => backing.disk.visible(number),
+            Depth::Stable => backing.disk.stable(number),
+        })
+    }
+
+    fn snapshot(&self, host: Host, volume: u32) -> Option<BTreeMap<u64, Bytes>> {
+        let backing = self.0[host.index()].backings.get(&volume)?;
+        let first = backing.data_block;
+        let blocks = backing.disk.blocks_from(first);
+        Some(
+            blocks
+                .map(|number| (number - first, backing.disk.visible(number)))
+                .collect(),
+        )
+    }
+
+    fn volatile_blocks(&self, host: Host, volume: u32) -> Vec<u64> {
+        let Some(backing) = self.0[host.index()].backings.get(&volume) else {
+            return Vec::new();
+        };
+        let first = backing.data_block;
+        backing
+            .disk
+            .volatile_from(first)
+            .map(|number| number - first)
+            .collect()
+    }
+
+    fn power_lost(&self, host: Host) -> u64 {
+        self.0[host.index()].power_lost
+    }
+}
+
+impl World {
+    /// Does everything that the cores of a box ask for, in order; then arms their timers.
+    pub(super) fn drain(&mut self, host: Host) {
+        let mut heard: VecDeque<ha::Input> = VecDeque::new();
+        for round in 0.. {
+            assert!(
+                round < OUTPUTS_MAX,
+                "{host} asks for more and more without any input"
+            );
+            let now = self.now;
+            let machine = self.machine(host);
+            let clock = machine.clock.at(now);
+            let process = machine.process();
+            if let Some(output) = process.engine.poll_output() {
+                if let Mirror::Event(event) = &output {
+                    heard.extend(wiring::to_authority(event));
+                }
+                self.mirror_output(host, output);
+            } else if let Some(output) = process.node.poll_output() {
+                let input = wiring::to_mirror(&output);
+                self.before_wiring(host, &output);
+                if let Some(input) = input {
+                    self.machine(host)
+                        .process()
+                        .engine
+                        .handle(Time(clock.boot.0), input);
+                }
+                self.authority_output(host, output);
+            } else if let Some(input) = heard.pop_front() {
+                process.node.handle(clock, input);
+            } else {
+                break;
+            }
+        }
+        let process = self.machine(host).process();
+        process.engine.check_full();
+        process.node.check_full();
+        if process.primary_of.is_none() {
+            self.all_aborted(host);
+        }
+        self.arm(host);
+    }
+
+    /// What the oracle must know before the mirror hears of an output of the authority.
+    fn before_wiring(&mut self, host: Host, output: &ha::Output) {
+        match output {
+            ha::Output::Lease(lease) => self.machine(host).process().lease = *lease,
+            ha::Output::Authority(authority) => self.authorised(host, authority),
+            _ => {}
+        }
+    }
+
+    fn authorised(&mut self, host: Host, authority: &ha::Authority) {
+        self.trace
+            .note(self.now, || format!("{host}: {authority:?}"));
+        let reign = self.next_reign();
+        let process = self.machine(host).process();
+        match authority {
+            ha::Authority::Secondary { .. } => {
+                process.primary_of = None;
+                process.serving = false;
+            }
+            ha::Authority::Primary { epoch, .. } => {
+                if process.primary_of.is_none() {
+                    process.reign = reign;
+                }
+                process.primary_of = Some(epoch.0);
+                let (actor, epoch) = (process.actor, epoch.0);
+                let checked = self.register.authorised(actor, epoch);
+                self.judge(checked);
+            }
+        }
+    }
+
+    /// O2: no longer primary, so nothing that was accepted is left.
+    fn all_aborted(&mut self, host: Host) {
+        let start = self.machine(host).process().start;
+        let left = self
+            .commands
+            .iter()
+            .find(|(_, issued)| (issued.host, issued.start) == (host, start) && issued.accepted);
+        if let Some((id, issued)) = left {
+            let breach = format!("O2: {host} is not primary and still has {id} {issued:?}");
+            self.judge(Err(breach));
+        }
+    }
+
+    fn authority_output(&mut self, host: Host, output: ha::Output) {
+        let now = self.now;
+        let start = self.machine(host).process().start;
+        match output {
+            ha::Output::Persist { id, record } => {
+                let taken = self.machine(host).storing.replace((id, *record));
+                assert!(taken.is_none(), "{host}: one record is written at a time");
+                let wait = self.persist_ns();
+                self.schedule(wait, Event::Stored(host, start));
+            }
+            ha::Output::Send { to, link, bytes } => {
+                self.send_datagram(host, Host(to.0), link_of(link), bytes);
+            }
+            ha::Output::Start(resource) => {
+                self.machine(host).process().started.insert(resource);
+                let fails = self.stormy && self.rng.chance(10);
+                let result = if fails {
+                    Err("the test says no".to_owned())
+                } else {
+                    Ok(())
+                };
+                let input = ha::Input::Started { resource, result };
+                let wait = self.rng.between(MS / 10, 5 * MS);
+                self.schedule(wait, Event::Deliver(host, start, Delivery::Node(input)));
+                self.narrate_resource(host, resource, "starts");
+            }
+            ha::Output::Stop(resource) => {
+                self.machine(host).process().started.remove(&resource);
+                let input = ha::Input::Stopped { resource };
+                let wait = self.rng.between(MS / 10, 5 * MS);
+                self.schedule(wait, Event::Deliver(host, start, Delivery::Node(input)));
+                self.narrate_resource(host, resource, "stops");
+                if resource == ha::Resource::Addresses {
+                    self.drop_connections(host, start);
+                }
+            }
+            ha::Output::Answer { id, result } => {
+                self.counts.add(if result.is_ok() {
+                    "operator ok"
+                } else {
+                    "operator refused"
+                });
+                self.trace
+                    .note(now, || format!("{host}: answer {id}: {result:?}"));
+                self.narrate_answer(host, &result);
+            }
+            ha::Output::Event(event) => {
+                if let ha::Event::RoleChanged { to, .. } = &event {
+                    self.counts.add(&format!("role {to}"));
+                }
+                self.trace.note(now, || format!("{host}: {event}"));
+            }
+            ha::Output::Lease(_)
+            | ha::Output::Seal { .. }
+            | ha::Output::Authority(_)
+            | ha::Output::Handover { .. }
+            | ha::Output::HandoverCancelled { .. } => {
+                self.trace.note(now, || format!("{host}: {output:?}"));
+            }
+        }
+    }
+
+    fn mirror_output(&mut self, host: Host, output: Mirror) {
+        let now = self.now;
+        let start = self.machine(host).process().start;
+        match output {
+            Mirror::Submit { op, volume, io } => self.submit(host, op, volume, io),
+            Mirror::Open {
+                spec,
+                backing_bytes,
+                create,
+            } => {
+                self.open(host, spec, backing_bytes, create);
+            }
+            Mirror::Remove { number } => {
+                self.machine(host).backings.remove(&number.0);
+            }
+            Mirror::Connect => self.dial(host, start),
+            Mirror::Disconnect { session } => self.net.close(now, session.0, host),
+            Mirror::Send {
+                session,
+                header,
+                payload,
+                trailer,
+                ..
+            } => {
+                let payload = joined(payload, trailer);
+                self.trace.note(now, || {
+                    format!("{host}: sends kind {} on {}", header[6], session.0)
+                });
+                self.net
+                    .send(now, session.0, host, Item::Frame { header, payload });
+            }
+            Mirror::Complete { id, result } => self.completed(host, id, result),
+            Mirror::Event(event) => self.mirror_event(host, event),
+        }
+    }
+
+    fn submit(&mut self, host: Host, op: OpId, volume: VolumeNumber, io: Io) {
+        let (low, high) = self.options.disk_ns;
+        let machine = &mut self.machines[host.index()];
+        let wait = self.rng.between(low, high) + machine.mood.extra_ns;
+        let process = machine
+            .process
+            .as_mut()
+            .expect("a process that submits runs");
+        let Some(backing) = machine.backings.get_mut(&volume.0) else {
+            panic!("{host} submits to volume {volume}, which is not open");
+        };
+        let data_offset = backing.data_block * BLOCK_LEN as u64;
+        let is_data = match &io {
+            Io::Write { offset_bytes, .. } | Io::WriteZeroes { offset_bytes, .. } => {
+                *offset_bytes >= data_offset
+            }
+            Io::Read { .. } | Io::Flush => false,
+        };
+        let late = is_data && process.primary_of.is_none() && process.frame_epoch <= process.sealed;
+        let (frame_epoch, sealed) = (process.frame_epoch, process.sealed);
+        let start = process.start;
+        let ticket = backing.disk.submit(io, &mut self.rng);
+        process.ops.insert((volume.0, ticket), op);
+        if late {
+            self.judge(Err(format!(
+                "P4: {host} sealed {sealed} and applies a frame of epoch {frame_epoch}"
+            )));
+        }
+        self.schedule(wait, Event::Disk(host, volume.0, ticket, start));
+    }
+
+    fn open(&mut self, host: Host, spec: VolumeSpec, backing_bytes: u64, create: Create) {
+        let number = spec.number;
+        let leftovers = self.rng.bits();
+        let sparse = self.options.sparse_backings;
+        let machine = self.machine(host);
+        let start = machine.process().start;
+        let missing = !machine.backings.contains_key(&number.0);
+        let result = if missing && create == Create::No {
+            let reason = format!("no backing of volume {number}");
+            engine::Input::OpenFailed { number, reason }
+        } else {
+            if missing {
+                let fill = if sparse {
+                    Fill::Zeros
+                } else {
+                    Fill::Leftovers(leftovers)
+                };
+                let data_offset = replication::meta::layout(spec.size_bytes).data_offset;
+                let data_block = data_offset / BLOCK_LEN as u64;
+                machine.make_backing(number.0, backing_bytes, data_block, fill);
+            }
+            let disk = &machine.backings[&number.0].disk;
+            let proven = disk.is_proven_zero();
+            engine::Input::Opened(Opened {
+                number,
+                size_bytes: disk.size_bytes(),
+                zeroed: if proven {
+                    Zeroed::Proven
+                } else {
+                    Zeroed::Unknown
+                },
+            })
+        };
+        let wait = self.rng.between(MS / 10, 5 * MS);
+        self.schedule(wait, Event::Deliver(host, start, Delivery::Engine(result)));
+    }
+
+    fn dial(&mut self, host: Host, start: u32) {
+        let peer = host.peer();
+        let wire = Link::Replication;
+        if self.net.is_cut(host, peer, wire) || self.net.is_cut(peer, host, wire) {
+            let wait = self.rng.between(100 * MS, 1000 * MS);
+            let failed = Delivery::Engine(engine::Input::ConnectFailed);
+            self.schedule(wait, Event::Deliver(host, start, failed));
+        } else {
+            let wait = self.net.delay();
+            self.schedule(wait, Event::Dial(host, start));
+        }
+    }
+
+    fn mirror_event(&mut self, host: Host, event: engine::Event) {
+        use engine::Event as News;
+        self.trace
+            .note(self.now, || format!("{host}: mirror: {event:?}"));
+        match &event {
+            News::Sealed { epoch } => self.sealed(host, epoch.0),
+            News::CacheLost { volume } => {
+                self.machine(host).process().forgot.push(volume.0);
+                if self.machine(host).process().serving {
+                    self.forget_cache(host);
+                }
+            }
+            News::Serving { .. } => self.serving_begins(host),
+            News::ResyncStarted { reason, .. } => self.counts.add(&format!("resync {reason}")),
+            News::InSync { .. } => {
+                self.machine(host.peer()).may_forget = false;
+                self.compare_quiet_blocks(host);
+            }
+            News::PeerLost { why } => self.counts.add(&format!("peer lost {why:?}")),
+            News::Alarm(text) => self.counts.add(&format!("alarm {text}")),
+            News::Data(_)
+            | News::PeerUp { .. }
+            | News::Readmit { .. }
+            | News::Drained { .. }
+            | News::ResyncProgress { .. }
+            | News::ResyncDone
+            | News::VolumeReady { .. }
+            | News::VolumeGone { .. } => {}
+        }
+    }
+
+    /// P4 and H8: a sealed box has no data write of an older epoch at its disks.
+    fn sealed(&mut self, host: Host, epoch: u64) {
+        let machine = self.machine(host);
+        let in_flight: usize = (machine.backings.values())
+            .map(|backing| {
+                let data_offset = backing.data_block * BLOCK_LEN as u64;
+                backing.disk.writes_in_flight_beyond(data_offset)
+            })
+            .sum();
+        let process = machine.process();
+        process.sealed = process.sealed.max(epoch);
+        if in_flight > 0 {
+            let breach =
+                format!("P4: {host} sealed {epoch} with {in_flight} data writes at its disks");
+            self.judge(Err(breach));
+        }
+    }
+
+    fn serving_begins(&mut self, host: Host) {
+        let now = self.tick();
+        let process = self.machine(host).process();
+        let begins = !std::mem::replace(&mut process.serving, true);
+        let (reign, epoch) = (process.reign, process.primary_of);
+        self.trace.note(self.now, || {
+            format!("{host}: serves {epoch:?} as {reign:?}")
+        });
+        self.forget_cache(host);
+        if begins {
+            self.data.reign_began(reign, now);
+        }
+        self.machine(host).may_forget = false;
+        self.begin_system_volume(host);
+    }
+
+    /// D3: what a box that lost power forgot.
+    fn forget_cache(&mut self, host: Host) {
+        let forgot = std::mem::take(&mut self.machine(host).process().forgot);
+        if forgot.is_empty() {
+            return;
+        }
+        self.counts.add("cache lost");
+        if !self.machine(host).may_forget {
+            let breach = format!("D3: {host} says its cache is lost, but it never lost power");
+            self.judge(Err(breach));
+        }
+        for volume in forgot {
+            let now = self.tick();
+            let Self { data, machines, .. } = self;
+            let verdict = data.cache_lost(volume, host, now, &Disks(machines));
+            self.judge(verdict);
+        }
+    }
+
+    fn send_datagram(&mut self, from: Host, to: Host, link: Link, bytes: Vec<u8>) {
+        for (delay, damaged) in self.net.datagram(from, to, link) {
+            let mut bytes = bytes.clone();
+            if damaged {
+                let len = bytes.len() as u64;
+                let at = usize::try_from(self.rng.below(len)).expect("a datagram is short");
+                bytes[at] ^= 1 << self.rng.below(8);
+            }
+            self.schedule(
+                delay,
+                Event::Datagram {
+                    from,
+                    to,
+                    link,
+                    bytes,
+                },
+            );
+        }
+    }
+
+    fn persist_ns(&mut self) -> u64 {
+        let (low, high) = self.options.persist_ns;
+        self.rng.between(low, high)
+    }
+
+    /// The same for the witness.
+    pub(super) fn drain_witness(&mut self) {
+        let now = self.now;
+        let Some(guard) = &mut self.witness.process else {
+            return;
+        };
+        let start = guard.start;
+        let mut outputs = Vec::new();
+        while let Some(output) = guard.core.poll_output() {
+            outputs.push(output);
+        }
+        for output in outputs {
+            match output {
+                ha::witness::Output::Persist { group, id, record } => {
+                    let taken = self.witness.storing.replace((group, id, *record));
+                    assert!(taken.is_none(), "the witness writes one record at a time");
+                    let wait = self.persist_ns();
+                    self.schedule(wait, Event::Stored(WITNESS, start));
+                }
+                ha::witness::Output::Send { to, bytes } => {
+                    let to = Host(u8::try_from(to.0).expect("an address of this world"));
+                    self.send_datagram(WITNESS, to, Link::Witness, bytes);
+                }
+                ha::witness::Output::Event(event) => {
+                    self.trace.note(now, || format!("witness: {event}"));
+                }
+            }
+        }
+        let slack = self.rng.below(MS / 2);
+        let clock = self.witness.clock;
+        let Some(guard) = &mut self.witness.process else {
+            return;
+        };
+        if let Some(local) = guard.core.poll_timeout() {
+            let at = clock.true_time(local.0).max(now) + slack;
+            if guard.timer.is_none_or(|known| at + MS < known) {
+                guard.timer = Some(at);
+                self.schedule_at(at, Event::Timer(WITNESS, start, Core::Node));
+            }
+        }
+    }
+}
+
+/// The receiver's payload: data and checksums as one.
+fn joined(payload: Bytes, trailer: Bytes) -> Bytes {
+    if trailer.is_empty() {
+        return payload;
+    }
+    let mut both = BytesMut::with_capacity(payload.len() + trailer.len());
+    both.extend_from_slice(&payload);
+    both.extend_from_slice(&trailer);
+    both.freeze()
+}
