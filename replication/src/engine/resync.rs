@@ -333,14 +333,19 @@ impl Engine {
                 }
                 if !source.sent_chunks.is_empty() || self.dirty_bytes() > 0 {
                     // a write failed here meanwhile: its blocks are copied again
-                    self.joining = Joining::No;
-                    self.step();
-                    return;
+                    return self.stop_joining();
                 }
                 self.ask_readmit();
             }
             Joining::Asked => {}
         }
+    }
+
+    /// Readmission was not asked for yet and will not be: what waited for the peer is done here.
+    pub(super) fn stop_joining(&mut self) {
+        self.joining = Joining::No;
+        self.step();
+        self.join_all();
     }
 
     fn ask_readmit(&mut self) {

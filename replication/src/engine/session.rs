@@ -386,7 +386,7 @@ impl Engine {
         } else if self.needs_peer_lastingly() {
             self.freeze(why);
         } else {
-            self.joining = super::resync::Joining::No;
+            self.stop_joining();
             if announced {
                 self.event(Event::PeerLost { why });
             }

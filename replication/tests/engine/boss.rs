@@ -150,7 +150,7 @@ impl World {
             let lease = Lease::Until(Time(self.boss.lease_end));
             self.at(MS / 4, What::Input(who, life, Input::Lease(lease)));
         }
-        if !shared {
+        if !shared && self.is_primary(who, life) {
             self.boss.idle_since = self.now;
         }
     }

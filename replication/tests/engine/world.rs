@@ -313,7 +313,7 @@ impl World {
             .boxes
             .iter()
             .map(|it| it.engine.as_ref().map(Engine::status));
-        format!("{:#?} {:?}", boxes.collect::<Vec<_>>(), self.boss)
+        format!("{:?} {:?}", boxes.collect::<Vec<_>>(), self.boss)
     }
 
     pub(crate) fn stop_client(&mut self) {
