@@ -19,7 +19,7 @@ use crate::preflight;
 ///
 /// # Errors
 /// A refusal; nothing was changed.
-pub fn run(file: &Path) -> Result<(), Refusal> {
+pub async fn run(file: &Path) -> Result<(), Refusal> {
     let config = NodeConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
     preflight::check(&config).map_err(Refusal::failed)?;
     let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
@@ -48,12 +48,9 @@ pub fn run(file: &Path) -> Result<(), Refusal> {
             found.len()
         )));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Refusal::failed(format!("cannot start: {error}")))?;
     let disk = LocalSet::new()
-        .block_on(&runtime, format(&config, &identity, key))
+        .run_until(format(&config, &identity, key))
+        .await
         .map_err(Refusal::failed)?;
     let instance = identity::random().map_err(Refusal::failed)?;
     let record = ha::record::genesis(

@@ -119,10 +119,21 @@ pub struct Lost {
 
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { block, promised, found } = self;
-        write!(f, "block {block} was lost: version {promised} was acknowledged, ")?;
+        let Self {
+            block,
+            promised,
+            found,
+        } = self;
+        write!(
+            f,
+            "block {block} was lost: version {promised} was acknowledged, "
+        )?;
         match found {
-            Some(found) => write!(f, "version {} of block {} was read", found.version, found.block),
+            Some(found) => write!(
+                f,
+                "version {} of block {} was read",
+                found.version, found.block
+            ),
             None => write!(f, "something that was never written there was read"),
         }
     }
@@ -136,9 +147,15 @@ impl Load {
     #[must_use]
     pub fn start(plan: Plan) -> Self {
         let writers = u64::try_from(plan.writers).expect("a count");
-        assert!(plan.blocks >= writers && writers > 0, "each writer needs a block of its own");
+        assert!(
+            plan.blocks >= writers && writers > 0,
+            "each writer needs a block of its own"
+        );
         let blocks = usize::try_from(plan.blocks).expect("a test volume fits in memory");
-        let path = |portal: &SocketAddr| Path { portal: *portal, session: RefCell::default() };
+        let path = |portal: &SocketAddr| Path {
+            portal: *portal,
+            session: RefCell::default(),
+        };
         let inner = Rc::new(Inner {
             paths: plan.portals.iter().map(path).collect(),
             plan,
@@ -186,7 +203,11 @@ impl Load {
     /// Paths that are logged in.
     #[must_use]
     pub fn paths(&self) -> usize {
-        self.inner.paths.iter().filter(|path| path.live().is_some()).count()
+        self.inner
+            .paths
+            .iter()
+            .filter(|path| path.live().is_some())
+            .count()
     }
 
     /// Starts measuring the longest time without an acknowledgement.
@@ -226,7 +247,10 @@ impl Load {
         let late = timeout(wait, reached).await.is_err();
         match self.failure() {
             Some(failure) => Err(failure),
-            None if late => Err(format!("no {more} acknowledged writes in {} s", wait.as_secs())),
+            None if late => Err(format!(
+                "no {more} acknowledged writes in {} s",
+                wait.as_secs()
+            )),
             None => Ok(()),
         }
     }
@@ -253,9 +277,16 @@ impl Load {
     /// # Errors
     /// The status or sense, in words.
     pub async fn flush(&self) -> Result<(), String> {
-        let before: Vec<u64> =
-            self.inner.records.borrow().iter().map(|record| record.acknowledged).collect();
-        self.inner.execute(0, &cdb::synchronize_cache16(0, 0), Bytes::new(), 0).await?;
+        let before: Vec<u64> = self
+            .inner
+            .records
+            .borrow()
+            .iter()
+            .map(|record| record.acknowledged)
+            .collect();
+        self.inner
+            .execute(0, &cdb::synchronize_cache16(0, 0), Bytes::new(), 0)
+            .await?;
         for (record, before) in self.inner.records.borrow_mut().iter_mut().zip(before) {
             record.flushed = record.flushed.max(before);
         }
@@ -273,13 +304,17 @@ impl Load {
         let compared = Rc::new(Cell::new(0));
         let mut readers = tokio::task::JoinSet::new();
         for reader in 0..READERS {
-            let (inner, next, compared) =
-                (Rc::clone(&self.inner), Rc::clone(&next), Rc::clone(&compared));
+            let (inner, next, compared) = (
+                Rc::clone(&self.inner),
+                Rc::clone(&next),
+                Rc::clone(&compared),
+            );
             readers.spawn_local(async move {
                 while next.get() < inner.plan.blocks {
                     let first = next.get();
                     next.set(first + READ_BLOCKS);
-                    compared.set(compared.get() + inner.compare(reader, first, floor).await?);
+                    let blocks = inner.compare(reader, first, floor).await?;
+                    compared.set(compared.get() + blocks);
                 }
                 Ok::<(), String>(())
             });
@@ -335,7 +370,9 @@ async fn write(inner: Rc<Inner>, writer: usize) {
     let rows = inner.plan.blocks / writers;
     let mut draw = inner.plan.seed ^ (first << 32) ^ inner.acknowledged.get() | 1;
     while !inner.stopping.get() && inner.failure.borrow().is_none() {
-        draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        draw = draw
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let block = (draw >> 33) % rows * writers + first;
         let done = if (draw >> 20).is_multiple_of(READ_ONE_IN) {
             inner.read_block(writer, block).await
@@ -351,7 +388,11 @@ async fn write(inner: Rc<Inner>, writer: usize) {
 
 impl Path {
     fn live(&self) -> Option<Session> {
-        self.session.borrow().as_ref().filter(|session| !session.is_over()).cloned()
+        self.session
+            .borrow()
+            .as_ref()
+            .filter(|session| !session.is_over())
+            .cloned()
     }
 }
 
@@ -361,7 +402,11 @@ impl Inner {
         let version = self.records.borrow()[at].sent + 1;
         self.records.borrow_mut()[at].sent = version;
         let place = self.plan.first_block + block;
-        let stamp = Stamp { seed: self.plan.seed, block: place, version };
+        let stamp = Stamp {
+            seed: self.plan.seed,
+            block: place,
+            version,
+        };
         let sectors = u32::try_from(SECTORS).expect("8");
         let command = cdb::write16(place * SECTORS, sectors, Fua::No);
         self.in_flight.set(self.in_flight.get() + 1);
@@ -383,13 +428,24 @@ impl Inner {
         let place = self.plan.first_block + block;
         let sectors = u32::try_from(SECTORS).expect("8");
         let command = cdb::read16(place * SECTORS, sectors);
-        let data = self.execute(writer, &command, Bytes::new(), BLOCK_BYTES).await?;
+        let data = self
+            .execute(writer, &command, Bytes::new(), BLOCK_BYTES)
+            .await?;
         let found = Stamp::of(&data);
-        let wanted = Stamp { seed: self.plan.seed, block: place, version: promised };
+        let wanted = Stamp {
+            seed: self.plan.seed,
+            block: place,
+            version: promised,
+        };
         if promised == 0 || found == Some(wanted) {
             Ok(())
         } else {
-            Err(Lost { block: place, promised, found }.to_string())
+            Err(Lost {
+                block: place,
+                promised,
+                found,
+            }
+            .to_string())
         }
     }
 
@@ -410,7 +466,10 @@ impl Inner {
                     drop(timeout(AGAIN, changed).await);
                     continue;
                 };
-                match session.execute(lun, *command, data_out.clone(), data_in_bytes).await {
+                match session
+                    .execute(lun, *command, data_out.clone(), data_in_bytes)
+                    .await
+                {
                     Ok(answer) if answer.is_good() => return Ok(answer.data),
                     Ok(answer) if is_passing(&answer) => sleep(AGAIN).await,
                     Ok(answer) => return Err(complaint(command[0], &answer)),
@@ -420,7 +479,10 @@ impl Inner {
             }
         };
         timeout(OPERATION_WAIT, tried).await.unwrap_or_else(|_| {
-            Err(format!("no path answered for {} s", OPERATION_WAIT.as_secs()))
+            Err(format!(
+                "no path answered for {} s",
+                OPERATION_WAIT.as_secs()
+            ))
         })
     }
 
@@ -441,7 +503,9 @@ impl Inner {
         }
         let sectors = u32::try_from(count * SECTORS).expect("sectors of a few blocks");
         let command = cdb::read16((self.plan.first_block + first) * SECTORS, sectors);
-        let data = self.execute(reader, &command, Bytes::new(), len * BLOCK_BYTES).await?;
+        let data = self
+            .execute(reader, &command, Bytes::new(), len * BLOCK_BYTES)
+            .await?;
         let mut compared = 0;
         for (index, (record, data)) in records.iter().zip(data.chunks(BLOCK_BYTES)).enumerate() {
             if record.sent == 0 {
@@ -476,12 +540,24 @@ impl Inner {
         let version = match found {
             Some(stamp) if stamp.seed == self.plan.seed && stamp.block == block => stamp.version,
             None if data.iter().all(|byte| *byte == 0) => 0,
-            Some(_) | None => return Err(Lost { block, promised, found }.to_string()),
+            Some(_) | None => {
+                return Err(Lost {
+                    block,
+                    promised,
+                    found,
+                }
+                .to_string());
+            }
         };
         if (promised..=record.sent).contains(&version) {
             Ok(version)
         } else {
-            Err(Lost { block, promised, found }.to_string())
+            Err(Lost {
+                block,
+                promised,
+                found,
+            }
+            .to_string())
         }
     }
 }
@@ -490,7 +566,9 @@ impl Inner {
 fn is_passing(answer: &Response) -> bool {
     let keys = [NOT_READY, UNIT_ATTENTION, ABORTED_COMMAND];
     [BUSY, TASK_SET_FULL, TASK_ABORTED].contains(&answer.status)
-        || answer.sense_code().is_some_and(|(key, _, _)| keys.contains(&key))
+        || answer
+            .sense_code()
+            .is_some_and(|(key, _, _)| keys.contains(&key))
 }
 
 fn complaint(operation: u8, answer: &Response) -> String {
@@ -498,6 +576,9 @@ fn complaint(operation: u8, answer: &Response) -> String {
         Some((key, code, qualifier)) => {
             format!("command {operation:#04x} failed: sense {key:02x}/{code:02x}/{qualifier:02x}")
         }
-        None => format!("command {operation:#04x} failed: status {:#04x}", answer.status),
+        None => format!(
+            "command {operation:#04x} failed: status {:#04x}",
+            answer.status
+        ),
     }
 }

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Refusal> {
     match &cli.verb {
         Verb::Demo(args) => runtime()?.block_on(demo::run(args, cli.json)),
-        Verb::Init => init::run(&cli.config),
+        Verb::Init => runtime()?.block_on(init::run(&cli.config)),
         Verb::Run(args) => daemon::run(&cli.config, lab(args.lab())),
         Verb::Witness(args) => {
             end_with_parent(args.end_with_parent);

@@ -42,7 +42,7 @@ pub(super) struct Boxes {
 
 impl Boxes {
     /// Writes every file and makes `san1` the first box of a new pair. Starts nothing yet.
-    pub(super) fn prepare(dir: &Path, sabotage: Option<&str>) -> Result<Self, Refusal> {
+    pub(super) async fn prepare(dir: &Path, sabotage: Option<&str>) -> Result<Self, Refusal> {
         let failed = |error: std::io::Error| {
             Refusal::failed(format!(
                 "cannot prepare the demo in {}: {error}",
@@ -93,7 +93,7 @@ impl Boxes {
             arguments: arguments.into(),
             child: None,
         };
-        crate::init::run(&boxes[0].folder.join("node.toml"))?;
+        crate::init::run(&boxes[0].folder.join("node.toml")).await?;
         Ok(Self { boxes, witness })
     }
 

@@ -32,7 +32,7 @@ const ISCSI_PORT: u16 = 3260;
 pub async fn run(args: &DemoArgs, json: bool) -> Result<(), Refusal> {
     let (dir, ours) = folder(args)?;
     let report = Report::new(json);
-    let mut boxes = Boxes::prepare(&dir, args.sabotage.as_deref())?;
+    let mut boxes = Boxes::prepare(&dir, args.sabotage.as_deref()).await?;
     let local = LocalSet::new();
     let told = local
         .run_until(async {

@@ -232,7 +232,10 @@ async fn bring_back(
 async fn compare(boxes: &mut Boxes, load: &Load, report: &Report) -> Result<(), Refusal> {
     load.stop().await.map_err(Refusal::failed)?;
     let acknowledged = load.acknowledged();
-    let blocks = load.verify(Floor::Acknowledged).await.map_err(Refusal::failed)?;
+    let blocks = load
+        .verify(Floor::Acknowledged)
+        .await
+        .map_err(Refusal::failed)?;
     report.both(
         &format!(
             "CHECK {acknowledged} writes were acknowledged; all {blocks} blocks they went to were \
