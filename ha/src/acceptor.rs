@@ -11,7 +11,7 @@ use crate::register;
 use crate::types::{
     Ballot, Config, GroupId, NS_PER_MS, NodeId, Now, ROUND_TRIP_MS, Timing, VoterInstance,
 };
-use crate::wire::{Header, Heartbeat, Message, Refusal, Summary, Verdict, VoterMark};
+use crate::wire::{Header, Heartbeat, Message, Proposed, Refusal, Summary, Verdict, VoterMark};
 
 /// What a voter answers, and when.
 #[derive(Debug)]
@@ -148,18 +148,18 @@ impl<T> Acceptor<T> {
         })
     }
 
-    pub(crate) fn accept(
-        &mut self,
-        now: Now,
-        header: &Header,
-        proposal: (Ballot, &Config, Option<Ballot>),
-    ) -> Reply {
-        let (ballot, config, next) = proposal;
+    pub(crate) fn accept(&mut self, now: Now, header: &Header, proposed: Proposed<'_>) -> Reply {
+        let Proposed {
+            ballot,
+            config,
+            next,
+            ..
+        } = proposed;
         let ours = ballot.node == header.source && config.group == self.group;
         if !ours || !self.is_heard_by(now, header) {
             return Reply::Silence;
         }
-        if let Some(why) = self.unable(now, &ballot, Some(config)) {
+        if let Some(why) = self.unable(now, &ballot, Some(&proposed)) {
             return Reply::Now(Message::Nack { ballot, why });
         }
         if self.state().is_none() {
@@ -302,9 +302,12 @@ impl<T> Acceptor<T> {
     }
 
     /// Why this voter cannot vote on `ballot` now. An Accept may admit a blank voter.
-    fn unable(&self, now: Now, ballot: &Ballot, accept: Option<&Config>) -> Option<Refusal> {
-        let admits = accept.is_some_and(|config| config.lists(self.me, self.instance()));
-        if self.revoked || !self.votes() && !admits {
+    fn unable(&self, now: Now, ballot: &Ballot, accept: Option<&Proposed<'_>>) -> Option<Refusal> {
+        let admits = accept.is_some_and(|proposed| {
+            let named = proposed.admits == Some(self.instance());
+            named && proposed.config.lists(self.me, self.instance())
+        });
+        if self.revoked || !self.votes() && !admits && !self.made_on_prepare(accept) {
             return Some(Refusal::NoVote);
         }
         if self.ledger.record().group.is_some() && self.state().is_none() {
@@ -317,6 +320,12 @@ impl<T> Acceptor<T> {
         let held = self.held(now, ballot).filter(|_| !broken)?;
         let ms = held.div_ceil(NS_PER_MS);
         Some(Refusal::Held(u32::try_from(ms).unwrap_or(u32::MAX)))
+    }
+
+    /// The fault of law R10: an ordinary Accept, as it follows a Prepare, makes a record.
+    fn made_on_prepare(&self, accept: Option<&Proposed<'_>>) -> bool {
+        let listed = |it: &Proposed<'_>| it.config.lists(self.me, self.instance());
+        mutant!(CreateOnPrepare) && accept.is_some_and(listed)
     }
 
     /// The invariants, O(1).

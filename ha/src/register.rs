@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use crate::mutants::mutant;
 use crate::record::GroupRecord;
-use crate::types::{Ballot, Config, Epoch, Members, NodeId, VoterInstance};
+use crate::types::{Ballot, Config, Epoch, Members, NodeId, Voter, VoterInstance};
 
 /// Acceptor, phase 1: promises `ballot`, or names the higher one already promised.
 ///
@@ -60,8 +60,10 @@ pub fn learn(record: &mut GroupRecord, ballot: Ballot, config: &Config) {
     }
 }
 
-/// The record of a voter that a commit admits: made by an Accept only, never by a Prepare, and
-/// only if the config lists exactly this life of the voter (law R10, H14).
+/// The record of a voter that a commit admits: made only by an Accept that says so, never by a
+/// Prepare, and only if the config lists exactly this life of the voter (law R10). A voter whose
+/// record was lost gets no new one from the ordinary Accepts that go on listing it: it has
+/// forgotten what it promised (H14).
 #[must_use]
 pub fn admitted(
     me: (NodeId, VoterInstance),
@@ -156,6 +158,9 @@ pub struct Commit {
     pub next: Option<Ballot>,
     /// The value proposed.
     pub value: Config,
+    /// The voter that this value admits. It votes first, so that nobody ever accepts a config
+    /// that lists a voter without a record.
+    pub admits: Option<Voter>,
     base: Config,
     accepted: Members,
 }
@@ -168,10 +173,13 @@ impl Commit {
             one_voter_apart(&base, &value),
             "one change of voters at a time (law R10)"
         );
+        let new = |voter: &&Voter| !base.voters.contains(voter);
+        let admits = value.voters.iter().find(new).copied();
         Self {
             ballot,
             next,
             value,
+            admits,
             base,
             accepted: Members::EMPTY,
         }
@@ -188,19 +196,23 @@ impl Commit {
     /// Whether the value is chosen.
     #[must_use]
     pub fn chosen(&self) -> bool {
-        self.chosen_with(Members::EMPTY)
+        let votes = self.accepted;
+        self.admitted() && self.base.is_majority(votes) && self.value.is_majority(votes)
     }
 
-    /// Whether the value would be chosen if these accepted too.
+    /// Whether the voter that this value admits, if any, has its record.
     #[must_use]
-    pub fn chosen_with(&self, more: Members) -> bool {
-        let votes = self.accepted.union(more);
-        self.base.is_majority(votes) && self.value.is_majority(votes)
+    pub fn admitted(&self) -> bool {
+        self.admits
+            .is_none_or(|voter| self.accepted.contains(voter.node))
     }
 
-    /// Whose acceptance is still wanted.
+    /// Whose acceptance is wanted now.
     #[must_use]
     pub fn missing(&self) -> Members {
+        if let Some(voter) = self.admits.filter(|_| !self.admitted()) {
+            return Members::one(voter.node);
+        }
         let voters = self.base.voters.iter().chain(&self.value.voters);
         voters
             .map(|voter| voter.node)

@@ -148,6 +148,19 @@ pub struct Ack {
     pub verdict: Verdict,
 }
 
+/// An Accept, borrowed: ballot, value, `next` and `admits`.
+#[derive(Clone, Copy, Debug)]
+pub struct Proposed<'a> {
+    /// The ballot.
+    pub ballot: Ballot,
+    /// Its value.
+    pub config: &'a Config,
+    /// The ballot to promise along with it.
+    pub next: Option<Ballot>,
+    /// The voter's life that it admits.
+    pub admits: Option<VoterInstance>,
+}
+
 /// Why a voter refused a ballot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -188,6 +201,8 @@ pub enum Message {
         config: Box<Config>,
         /// The ballot to promise along with it.
         next: Option<Ballot>,
+        /// The voter's life that this ballot admits: it may make its record now (law R10).
+        admits: Option<VoterInstance>,
     },
     /// The value is accepted, `next` is promised.
     Accepted {
@@ -352,9 +367,11 @@ fn body(out: &mut Writer, message: &Message) {
             ballot,
             config,
             next,
+            admits,
         } => {
             out.ballot(ballot);
             out.option(next.as_ref(), Writer::ballot);
+            out.option(admits.as_ref(), |out, instance| out.u128(instance.0));
             out.config(config);
         }
         Message::Accepted { ballot, mark } => {
@@ -400,6 +417,7 @@ fn message(kind: u8, from: &mut Reader<'_>) -> Result<Message, Malformed> {
         6 => Message::Accept {
             ballot: from.ballot()?,
             next: from.option(Reader::ballot)?,
+            admits: from.option(|from| from.u128().map(VoterInstance))?,
             config: Box::new(from.config()?),
         },
         7 => Message::Accepted {

@@ -10,7 +10,7 @@ use crate::record::{Record, blank};
 use crate::types::{
     BootId, Config, GroupId, Incarnation, LinkId, NodeId, Now, PersistId, Time, VoterInstance,
 };
-use crate::wire::{self, Ack, Header, Message};
+use crate::wire::{self, Ack, Header, Message, Proposed};
 
 /// Where a datagram came from; opaque, answers go back to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -293,7 +293,20 @@ impl Witness {
                 ballot,
                 config,
                 next,
-            } => acceptor.accept(now, header, (ballot, &config, next)),
+                admits,
+            } => {
+                let config = &*config;
+                acceptor.accept(
+                    now,
+                    header,
+                    Proposed {
+                        ballot,
+                        config,
+                        next,
+                        admits,
+                    },
+                )
+            }
             Message::Learn { ballot, config } => {
                 acceptor.learn(ballot, &config);
                 Reply::Silence

@@ -81,9 +81,9 @@ pub(super) enum Stage {
 pub(super) enum OwnVote {
     /// It has voted, or its vote is on its way to the disk.
     Cast,
-    /// After the others: a voter that is admitted must have voted first, so that one which dies
-    /// in the middle leaves the old voters able to go on without it.
-    Last,
+    /// After the voter that is admitted: one that dies before leaves the old voters able to go
+    /// on without it.
+    Later,
 }
 
 /// Ballot counters are reserved on disk in blocks of this many.
@@ -410,9 +410,12 @@ impl Node {
             return;
         };
         let ballot = proposal.ballot;
-        let admits = value.voters.len() > read.voters.len();
-        let own_vote = if admits { OwnVote::Last } else { OwnVote::Cast };
         let commit = Box::new(Commit::new(ballot, next, read.clone(), value.clone()));
+        let own_vote = if commit.admits.is_some() {
+            OwnVote::Later
+        } else {
+            OwnVote::Cast
+        };
         proposal.stage = Stage::Committing { commit, own_vote };
         proposal.since = now.boot;
         proposal.refused_by = Members::EMPTY;
@@ -454,7 +457,6 @@ impl Node {
 
     /// A voter accepted.
     pub(super) fn accepted(&mut self, now: Now, from: (NodeId, VoterInstance), ballot: Ballot) {
-        let me = self.params.me;
         let Some(proposal) = self.proposal.as_mut().filter(|it| it.ballot == ballot) else {
             return;
         };
@@ -465,7 +467,8 @@ impl Node {
         if commit.chosen() {
             return self.chosen(now);
         }
-        if *own_vote == OwnVote::Last && commit.chosen_with(Members::one(me)) {
+        if *own_vote == OwnVote::Later && commit.admitted() {
+            self.resend(now, ballot);
             self.cast(now);
         }
     }
@@ -560,14 +563,13 @@ impl Node {
             return;
         };
         match why {
-            Refusal::NoVote => {}
             Refusal::Held(ms) if proposal.purpose == Purpose::Promote => {
                 // A live primary holds that voter's promise, or held it a moment ago.
                 self.proposal = None;
                 self.retry_at = now.boot.after_ms(u64::from(ms) + 1);
             }
             Refusal::Held(_) => {}
-            Refusal::Promised(_) => {
+            Refusal::Promised(_) | Refusal::NoVote => {
                 proposal.refused_by = proposal.refused_by.with(from);
                 let refused_by = proposal.refused_by;
                 let possible = known.is_some_and(|config| {
@@ -611,8 +613,8 @@ impl Node {
         let age = now.boot.since_ns(proposal.since);
         let limit_ms = match (&proposal.stage, proposal.purpose) {
             (Stage::Reading(_), Purpose::Promote | Purpose::Claim) => u64::from(timing.lease_ms),
-            (Stage::Committing { .. }, _) => timing.failover_ms(),
-            (Stage::Reading(_) | Stage::Sealing(_), _) => u64::MAX / NS_PER_MS,
+            (Stage::Committing { .. } | Stage::Reading(_), _) => timing.failover_ms(),
+            (Stage::Sealing(_), _) => u64::MAX / NS_PER_MS,
         };
         if age > limit_ms * NS_PER_MS {
             if mutant!(TimeoutEndsDoubt)
@@ -648,6 +650,7 @@ impl Node {
                         ballot,
                         config,
                         next: commit.next,
+                        admits: commit.admits.map(|voter| voter.instance),
                     },
                 )
             }

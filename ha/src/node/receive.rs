@@ -6,7 +6,9 @@ use crate::mutants::mutant;
 use crate::path::Arrival;
 use crate::peer::Noted;
 use crate::types::{Ballot, Config, LinkId, NS_PER_MS, NodeId, Now, VoterInstance};
-use crate::wire::{self, Ack, Header, Heartbeat, Message, Refusal, Summary, Verdict, VoterMark};
+use crate::wire::{
+    self, Ack, Header, Heartbeat, Message, Proposed, Refusal, Summary, Verdict, VoterMark,
+};
 
 use super::office::Term;
 use super::propose::{Purpose, Stage};
@@ -60,8 +62,20 @@ impl Node {
                 ballot,
                 config,
                 next,
+                admits,
             } => {
-                self.on_accept(now, link, header, (ballot, &config, next));
+                let config = &*config;
+                self.on_accept(
+                    now,
+                    link,
+                    header,
+                    Proposed {
+                        ballot,
+                        config,
+                        next,
+                        admits,
+                    },
+                );
             }
             Message::Accepted { ballot, mark } => {
                 if let Some(voter) = self.vote(now, from, &mark) {
@@ -139,19 +153,18 @@ impl Node {
         self.reply(now, link, header, reply);
     }
 
-    fn on_accept(
-        &mut self,
-        now: Now,
-        link: LinkId,
-        header: &Header,
-        proposal: (Ballot, &Config, Option<Ballot>),
-    ) {
-        let (ballot, config, next) = proposal;
+    fn on_accept(&mut self, now: Now, link: LinkId, header: &Header, proposed: Proposed<'_>) {
+        let Proposed {
+            ballot,
+            config,
+            next,
+            ..
+        } = proposed;
         if let Some(why) = self.guard(now, &ballot) {
             let nack = Message::Nack { ballot, why };
             return self.send_on(now, header.source, link, &nack);
         }
-        let reply = self.acceptor.accept(now, header, proposal);
+        let reply = self.acceptor.accept(now, header, proposed);
         if matches!(reply, Reply::Durable(_)) {
             self.foreign_ballot(now, next.unwrap_or(ballot).max(ballot));
             if self.term.is_some() {

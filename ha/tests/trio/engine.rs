@@ -83,6 +83,13 @@ enum Peer {
     Ready,
 }
 
+/// Whether an acknowledgement needed nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alone {
+    Yes,
+    No,
+}
+
 #[derive(Debug)]
 pub(crate) struct Engine {
     me: NodeId,
@@ -106,7 +113,7 @@ pub(crate) struct Engine {
     asked: Time,
     pending: Vec<(u64, bool)>,
     reactions: Vec<(u64, Reaction)>,
-    acknowledged: Vec<u64>,
+    acknowledged: Vec<(u64, Alone)>,
 }
 
 const TICK_US: u64 = 20_000;
@@ -194,7 +201,7 @@ impl Engine {
         std::mem::take(&mut self.reactions)
     }
 
-    pub(crate) fn take_acknowledged(&mut self) -> Vec<u64> {
+    pub(crate) fn take_acknowledged(&mut self) -> Vec<(u64, Alone)> {
         std::mem::take(&mut self.acknowledged)
     }
 
@@ -269,7 +276,8 @@ impl Engine {
         let mut kept = Vec::new();
         for (write, on_peer) in std::mem::take(&mut self.pending) {
             if !both || on_peer {
-                self.acknowledged.push(write);
+                self.acknowledged
+                    .push((write, if both { Alone::No } else { Alone::Yes }));
             } else {
                 kept.push((write, on_peer));
             }

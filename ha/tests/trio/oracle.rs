@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ha::types::Reason;
 use ha::{Ballot, Config, Epoch, Incarnation, Members, NodeId, Record};
 
+use crate::engine::Alone;
+
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     acknowledged: BTreeSet<u64>,
@@ -24,10 +26,20 @@ impl Oracle {
         self.acknowledged.len()
     }
 
-    /// `node` acknowledges `write`: it must hold everything acknowledged before.
-    pub(crate) fn acknowledged(&mut self, node: NodeId, write: u64, log: &BTreeSet<u64>, now: u64) {
-        self.acknowledged.insert(write);
-        self.complete(node, log, now, "acknowledges");
+    /// `node` acknowledges `write`. Whoever does so alone must hold everything acknowledged
+    /// before. With the other's confirmation it may be late news of an epoch that is over: the
+    /// other holds the write, and must still hold it when it answers next (H38).
+    pub(crate) fn acknowledged(
+        &mut self,
+        node: NodeId,
+        write: (u64, Alone),
+        log: &BTreeSet<u64>,
+        now: u64,
+    ) {
+        self.acknowledged.insert(write.0);
+        if write.1 == Alone::Yes {
+            self.complete(node, log, now, "acknowledges");
+        }
     }
 
     /// `node` answers a read at this moment.
@@ -73,8 +85,13 @@ impl Oracle {
             .range(..ballot)
             .next_back()
             .map(|last| last.1.clone());
+        // A vote that reached the disk late may complete a majority for a value that the proposer
+        // of a higher ballot has read already.
         let next = self.chosen.range(ballot..).next();
-        assert!(next.is_none(), "{ballot:?} is chosen after a higher one");
+        assert!(
+            next.is_none_or(|next| next.1.epoch >= config.epoch),
+            "{ballot:?} is too late"
+        );
         if let Some(last) = &last {
             assert!(config.epoch >= last.epoch, "epochs go back");
             if let Some((node, _)) = config

@@ -7,17 +7,17 @@ use crate::world::{A, B, MS, Trio, W, Weather};
 
 fn weather(trio: &mut Trio) -> Weather {
     Weather {
-        loss_percent: [0, 0, 2, 10, 30][trio.random.below(5) as usize],
-        duplicate_percent: [0, 5, 20][trio.random.below(3) as usize],
+        loss_percent: trio.random.pick(&[0, 0, 2, 10, 30]),
+        duplicate_percent: trio.random.pick(&[0, 5, 20]),
         delay_min_us: 20,
-        delay_max_us: [300, 5_000, 60_000][trio.random.below(3) as usize],
-        fsync_max_us: [1_000, 10_000, 200_000][trio.random.below(3) as usize],
+        delay_max_us: trio.random.pick(&[300, 5_000, 60_000]),
+        fsync_max_us: trio.random.pick(&[1_000, 10_000, 200_000]),
     }
 }
 
 fn fault(trio: &mut Trio) {
-    let node = [A, B, W][trio.random.below(3) as usize];
-    let other = [A, B, W][trio.random.below(3) as usize];
+    let node = trio.random.pick(&[A, B, W]);
+    let other = trio.random.pick(&[A, B, W]);
     match trio.random.below(12) {
         0 | 1 if trio.is_on(node) => {
             trio.kill(node);
@@ -70,7 +70,7 @@ fn history(seed: u64) -> Trio {
     let faults = 4 + trio.random.below(20);
     for _ in 0..faults {
         fault(&mut trio);
-        let pause = [1, 20, 300, 2_500][trio.random.below(4) as usize];
+        let pause = trio.random.pick(&[1, 20, 300, 2_500]);
         let pause = trio.random.below(pause) + 1;
         trio.run(pause);
     }

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use ha::node::{Event, OperatorCommand};
+use ha::wire::Message;
 use ha::witness;
 use ha::{
     Attached, BootId, DataState, DiskInstance, GroupId, Incarnation, Input, Lease, LinkId, Node,
@@ -47,6 +48,10 @@ impl Random {
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[usize::try_from(self.below(items.len() as u64)).expect("below the length")]
     }
 
     pub(crate) fn percent(&mut self, percent: u64) -> bool {
@@ -184,7 +189,7 @@ pub(crate) struct Trio {
     pub(crate) delivered: u64,
     /// Datagrams that a test wants to keep instead of delivering.
     pub(crate) held_back: Vec<(NodeId, NodeId, LinkId, Vec<u8>)>,
-    pub(crate) hold: Option<fn(NodeId, NodeId, &ha::wire::Message) -> bool>,
+    pub(crate) hold: Option<fn(NodeId, NodeId, &Message) -> bool>,
     pub(crate) trace: bool,
 }
 
@@ -619,6 +624,15 @@ impl Trio {
             let (_, message) = ha::wire::decode(&KEY, &bytes).unwrap();
             if hold(from, to, &message) {
                 return self.held_back.push((from, to, link, bytes));
+            }
+        }
+        if self.trace {
+            let (_, message) = ha::wire::decode(&KEY, &bytes).unwrap();
+            if !matches!(message, Message::Heartbeat(_) | Message::Ack(_)) {
+                println!(
+                    "{:>9.3} ms {from} -> {to}: {message:?}",
+                    self.now as f64 / 1e6
+                );
             }
         }
         let cut = self.cut.contains(&(from, to)) || self.cut_links.contains(&(from, to, link));
