@@ -1,13 +1,12 @@
-//! Both clocks at once (law R5: the holder counts on one, the voter on the other).
+//! Both clocks of the kernel, read at one moment.
+
+use core::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
 use crate::types::{Now, Time};
 
-/// `CLOCK_BOOTTIME` and `CLOCK_MONOTONIC`, read one after the other.
-///
-/// # Panics
-/// If the kernel lacks them; Linux has had both since 2.6.39.
+/// The present moment on `CLOCK_BOOTTIME` and `CLOCK_MONOTONIC`.
 #[must_use]
 pub fn now() -> Now {
     Now {
@@ -18,7 +17,11 @@ pub fn now() -> Now {
 
 fn read(clock: ClockId) -> Time {
     let time = clock_gettime(clock).expect("Linux has this clock");
-    let seconds = u64::try_from(time.tv_sec()).expect("time since boot is positive");
-    let rest = u64::try_from(time.tv_nsec()).expect("nanoseconds are positive");
-    Time(seconds * 1_000_000_000 + rest)
+    let since_boot = Duration::from(time).as_nanos();
+    Time(u64::try_from(since_boot).expect("584 years outlast any box"))
+}
+
+/// How long until `at` on the boot clock; zero if it is over.
+pub(super) fn until(at: Time) -> Duration {
+    Duration::from_nanos(at.since_ns(read(ClockId::CLOCK_BOOTTIME)))
 }

@@ -1,58 +1,61 @@
-//! The loop of a box: datagrams, timer, records and the other parts' inputs go in one at a time;
-//! what comes out is done in order.
+//! Drives a box: one loop, one thread, nothing in it waits for a disk.
 
+use core::future::pending;
 use std::io;
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::time::Duration;
 
-use tokio::net::UdpSocket;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::clock::now;
-use super::store::Store;
-use super::writer::{self, Save};
+use super::clock::{self, now};
+use super::disk::{self, Order};
+use super::store::{Store, StoreError};
+use super::udp::{self, Link};
 use crate::node::{Input, Node, Output, Status};
-use crate::types::{GroupId, LinkId, Time};
+use crate::types::{GroupId, Time};
 
-/// Larger datagrams are nobody's.
-const DATAGRAM_BYTES_MAX: usize = 2048;
-
-/// One path, with the socket it uses.
-pub struct Link {
-    /// Its number in the core.
-    pub id: LinkId,
-    /// Bound to this box's address on it.
-    pub socket: UdpSocket,
-    /// Where the other end listens.
-    pub to: SocketAddr,
+/// Why a driver ended; its box must not go on without it.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The record cannot be made durable.
+    #[error("the voter's record cannot be saved: {0}")]
+    Store(#[from] StoreError),
+    /// The thread that saves records ended or could not start.
+    #[error("the thread that saves records is gone")]
+    Thread,
+    /// The sender of inputs was dropped.
+    #[error("nobody feeds the authority any more")]
+    Inputs,
+    /// A socket failed.
+    #[error("the socket failed: {0}")]
+    Socket(io::Error),
 }
 
-/// A box and everything its loop needs. Runs inside a `LocalSet`.
+/// Everything a box's authority runs with.
+#[derive(Debug)]
 pub struct NodeDriver {
     /// The core.
     pub node: Node,
-    /// The group.
+    /// Its group.
     pub group: GroupId,
-    /// Where its record is kept.
+    /// Where its record lies.
     pub store: Store,
-    /// Every link, the witness's too.
+    /// Links to the peer and to the witness.
     pub links: Vec<Link>,
-    /// What the other parts of the box report.
+    /// What the engine, the resources and the operators say, in order.
     pub inputs: UnboundedReceiver<Input>,
 }
 
 impl NodeDriver {
-    /// Runs for ever. `act` does what is not a record or a datagram, in order and without waiting;
-    /// `publish` sees the status after each input.
+    /// Runs until something fails. Every output goes to `act` first, in order and at once, so a
+    /// lease is revoked before the promise that ends it leaves; `publish` gets the status when it
+    /// changed.
     ///
     /// # Errors
-    /// If the record thread cannot be started.
+    /// Always ends with one: a box without its authority must stop.
     pub async fn run(
         self,
         mut act: impl FnMut(Output),
         mut publish: impl FnMut(Status),
-    ) -> io::Result<()> {
+    ) -> Result<(), DriverError> {
         let Self {
             mut node,
             group,
@@ -60,79 +63,55 @@ impl NodeDriver {
             links,
             mut inputs,
         } = self;
-        let (saved_in, mut saved) = mpsc::unbounded_channel();
-        let saves = writer::start(store, saved_in)?;
-        let (heard_in, mut heard) = mpsc::unbounded_channel();
-        let links: Vec<Rc<Link>> = links.into_iter().map(Rc::new).collect();
-        for link in &links {
-            tokio::task::spawn_local(listen(Rc::clone(link), heard_in.clone()));
-        }
+        let (orders, mut reports) = disk::start(store).map_err(|_| DriverError::Thread)?;
+        let mut shown = None;
         loop {
             while let Some(output) = node.poll_output() {
+                act(output.clone());
                 match output {
                     Output::Persist { id, record } => {
-                        // An error means that the thread gave up: then nothing may follow.
-                        let _ = saves.send(Save { group, id, record });
+                        let order = Order { group, id, record };
+                        orders.send(order).map_err(|_| DriverError::Thread)?;
                     }
-                    Output::Send { link, bytes, .. } => send(&links, link, &bytes),
-                    other => act(other),
+                    Output::Send { link, bytes, .. } => {
+                        if let Some(link) = links.iter().find(|known| known.id == link) {
+                            udp::send(&link.socket, &bytes, link.to).await;
+                        }
+                    }
+                    Output::Lease(_)
+                    | Output::Seal { .. }
+                    | Output::Authority(_)
+                    | Output::Handover { .. }
+                    | Output::HandoverCancelled { .. }
+                    | Output::Start(_)
+                    | Output::Stop(_)
+                    | Output::Answer { .. }
+                    | Output::Event(_) => {}
                 }
             }
-            publish(node.status());
+            let status = node.status();
+            if shown.as_ref() != Some(&status) {
+                publish(status.clone());
+                shown = Some(status);
+            }
             let input = tokio::select! {
-                biased;
-                Some((_, id)) = saved.recv() => Input::Persisted { id },
-                Some(input) = inputs.recv() => input,
-                Some(datagram) = heard.recv() => datagram,
-                () = until(node.poll_timeout()) => Input::Timeout,
-                else => return Ok(()),
+                report = reports.recv() => {
+                    let (_, id) = report.ok_or(DriverError::Thread)??;
+                    Input::Persisted { id }
+                }
+                input = inputs.recv() => input.ok_or(DriverError::Inputs)?,
+                () = sleep_until(node.poll_timeout()) => Input::Timeout,
+                (link, bytes) = udp::receive(&links) => Input::Datagram { link, bytes },
             };
             node.handle(now(), input);
         }
     }
 }
 
-fn send(links: &[Rc<Link>], id: LinkId, bytes: &[u8]) {
-    let Some(link) = links.iter().find(|link| link.id == id) else {
-        return;
-    };
-    if let Err(error) = link.socket.try_send_to(bytes, link.to) {
-        tracing::trace!("to {}: {error}", link.to);
-    }
-}
-
-/// Whoever sends: the core knows its peers by their signatures.
-async fn listen(link: Rc<Link>, heard: UnboundedSender<Input>) {
-    let mut buffer = [0; DATAGRAM_BYTES_MAX];
-    loop {
-        match link.socket.recv_from(&mut buffer).await {
-            Ok((len, _)) => {
-                let bytes = buffer[..len].to_vec();
-                if heard
-                    .send(Input::Datagram {
-                        link: link.id,
-                        bytes,
-                    })
-                    .is_err()
-                {
-                    return;
-                }
-            }
-            // A refused port at the other end comes back as an error here; it is no news.
-            Err(error) => {
-                tracing::trace!("on link {}: {error}", link.id.0);
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-}
-
-/// Sleeps until `deadline` on the boot clock; for ever without one.
-pub(super) async fn until(deadline: Option<Time>) {
-    match deadline {
-        Some(deadline) => {
-            tokio::time::sleep(Duration::from_nanos(deadline.since_ns(now().boot))).await;
-        }
-        None => std::future::pending().await,
+/// Ends when the boot clock shows `at`.
+async fn sleep_until(at: Option<Time>) {
+    match at {
+        Some(at) => tokio::time::sleep(clock::until(at)).await,
+        None => pending().await,
     }
 }

@@ -1,15 +1,15 @@
-//! Thin shells around the cores: clocks, the durable store, UDP, and the loops that join them.
-//!
-//! They hold no rule. A loop never waits for a disk: records are written by a helper thread, whose
-//! word comes back as `Persisted`.
+//! The outside of the cores: clocks, record store, UDP links and the loops that drive a box or a
+//! witness. It holds no rule.
 
 mod clock;
+mod disk;
 mod driver;
 mod store;
+mod udp;
 mod witness;
-mod writer;
 
 pub use clock::now;
-pub use driver::{Link, NodeDriver};
+pub use driver::{DriverError, NodeDriver};
 pub use store::{Store, StoreError};
-pub use witness::{WitnessSetup, run as run_witness};
+pub use udp::Link;
+pub use witness::{WitnessSetup, run_witness};

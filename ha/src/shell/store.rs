@@ -1,355 +1,383 @@
-//! The durable record of a voter: two slots in a directory that one process holds.
+//! Durable records in the state directory.
 //!
 //! ```text
-//!   DIR/lock         held for the life of the process
-//!   DIR/identity     whose record this is: host and file (law R10, H13)
-//!   DIR/GROUP.0 .1   the record, written to the slots in turn
+//!   STATE/lock                 locked for the life of the process: one daemon, one record
+//!   STATE/voter-GROUP.record   4 KiB binding | 4 KiB slot | 4 KiB slot
+//!   STATE/instance             the identity of a voter that no group has admitted yet
 //! ```
 //!
-//! A save writes the slot that is not the newest, makes it durable, then the directory. A torn slot
-//! fails its check and the other one counts. A directory that was copied or moved to another host,
-//! or written back from a backup, no longer matches its `identity`: its records have no vote.
+//! A save overwrites the older slot in place and flushes, so a torn write leaves the other one.
+//! The binding names the host and the file itself (machine id, inode, birth): a record that was
+//! copied, restored or cloned is not this voter's any more and counts as none (law R10, H13).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
-use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
 
+use crate::codec::{Reader, Writer};
 use crate::record::Record;
 use crate::types::{GroupId, VoterInstance};
 
-/// Records are small; a larger file is not one.
-const RECORD_BYTES_MAX: u64 = 64 << 10;
-const MACHINE_ID: &str = "/etc/machine-id";
-
-/// Why a state directory cannot be used.
+/// What went wrong with the state directory; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process has it.
-    #[error(
-        "the state directory {} is in use by another process; stop that one first",
-        path.display()
-    )]
-    Busy {
-        /// The directory.
+    /// Another process uses the directory.
+    #[error("{path} is in use by another twinsan process; stop that one first")]
+    Locked {
+        /// The state directory.
         path: PathBuf,
     },
-    /// It cannot be read or written.
-    #[error("cannot use the state directory {}: {source}", path.display())]
+    /// The operating system refused.
+    #[error("{path}: {error}; see that the disk is healthy and the folder writable")]
     Io {
-        /// The directory or a file in it.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What it said.
+        error: io::Error,
     },
-    /// It was copied, restored or moved.
-    #[error(
-        "the state directory {} was restored, copied or moved here, so its vote does not count \
-         (law R10); give it up: move the directory away and start again, then let the primary \
-         admit the new voter",
-        path.display()
-    )]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Both slots are damaged.
-    #[error(
-        "both copies of the record in {} are damaged, so this box has no vote (law R10); move the \
-         directory away and start again, then let the primary admit the new voter",
-        path.display()
-    )]
-    Damaged {
-        /// The directory.
+    /// The record does not fit into its slot.
+    #[error("the record of {path} is larger than its slot")]
+    TooLarge {
+        /// The file.
         path: PathBuf,
     },
 }
 
-/// A state directory, locked.
+/// The state directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
-    _lock: Flock<File>,
+    folder: PathBuf,
+    _lock: File,
+}
+
+const BLOCK: u64 = 4096;
+const BLOCK_LEN: usize = 4096;
+const BINDING_MAGIC: u32 = u32::from_le_bytes(*b"TWBD");
+const SLOT_MAGIC: u32 = u32::from_le_bytes(*b"TWSL");
+
+/// One valid slot.
+struct Slot {
+    number: u64,
+    count: u64,
+    record: Record,
 }
 
 impl Store {
-    /// Opens `dir`, making it if it is missing, and takes its lock.
+    /// Makes the directory if it is not there, and locks it.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::Foreign`], [`StoreError::Io`].
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Io {
-            path: dir.to_owned(),
-            source,
+    /// If another process holds it, or the operating system refuses.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::Io {
+            path: folder.to_owned(),
+            error,
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(failed)?;
-        let file = OpenOptions::new()
+        fs::create_dir_all(folder).map_err(failed)?;
+        let lock = private()
             .create(true)
             .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(dir.join("lock"))
-            .map_err(failed)?;
-        let lock =
-            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StoreError::Busy {
-                path: dir.to_owned(),
-            })?;
-        let store = Self {
-            dir: dir.to_owned(),
-            _lock: lock,
-        };
-        store.check_identity()?;
-        Ok(store)
-    }
-
-    /// The newest whole record of `group`; none if there never was one.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] if there was one and no slot is whole, [`StoreError::Io`].
-    pub fn load(&self, group: GroupId) -> Result<Option<Record>, StoreError> {
-        let mut newest: Option<Record> = None;
-        let mut seen = false;
-        for slot in 0..2 {
-            let path = self.slot(group, slot);
-            let Some(bytes) = read(&path).map_err(|source| StoreError::Io { path, source })? else {
-                continue;
-            };
-            seen = true;
-            let Ok(record) = Record::decode(&bytes) else {
-                continue;
-            };
-            if newest
-                .as_ref()
-                .is_none_or(|known| known.record_seq < record.record_seq)
-            {
-                newest = Some(record);
-            }
-        }
-        match newest {
-            None if seen => Err(StoreError::Damaged {
-                path: self.dir.clone(),
+            .open(folder.join("lock"));
+        let lock = lock.map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                folder: folder.to_owned(),
+                _lock: lock,
             }),
-            found => Ok(found),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+                path: folder.to_owned(),
+            }),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 
-    /// Replaces the record of `group`; durable when it returns.
+    /// The record of `group`; none if there never was one, if it is damaged in both slots, or if
+    /// it is bound to another host or file. In the last two cases its identity is given up too.
     ///
     /// # Errors
-    /// What the system said; the record that was there before still counts.
-    pub fn save(&mut self, group: GroupId, record: &Record) -> io::Result<()> {
-        let slot = self.older_slot(group)?;
-        let path = self.slot(group, slot);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)?;
-        file.write_all(&record.encode())?;
-        file.sync_all()?;
-        File::open(&self.dir)?.sync_all()
-    }
-
-    /// The slot that a save may overwrite: one that is missing, damaged or older.
-    fn older_slot(&self, group: GroupId) -> io::Result<u8> {
-        let mut sequences = [None, None];
-        for (slot, sequence) in (0..).zip(&mut sequences) {
-            let bytes = read(&self.slot(group, slot))?;
-            *sequence = bytes
-                .and_then(|bytes| Record::decode(&bytes).ok())
-                .map(|record| record.record_seq);
-        }
-        Ok(u8::from(sequences[0] > sequences[1]))
-    }
-
-    fn slot(&self, group: GroupId, slot: u8) -> PathBuf {
-        self.dir.join(format!("{:032x}.{slot}", group.0))
-    }
-
-    /// Law R10: the directory belongs to this host and has not been written back from a copy.
-    /// The identity file names its own inode, which a copy does not have.
-    fn check_identity(&self) -> Result<(), StoreError> {
-        let path = self.dir.join("identity");
-        let failed = |source| StoreError::Io {
-            path: path.clone(),
-            source,
-        };
-        match read(&path).map_err(failed)? {
-            Some(text) => {
-                let inode = fs::metadata(&path).map_err(failed)?.ino();
-                if text == identity(inode).into_bytes() {
-                    Ok(())
-                } else {
-                    Err(StoreError::Foreign {
-                        path: self.dir.clone(),
-                    })
-                }
+    /// If the operating system refuses.
+    pub fn load(&self, group: GroupId) -> Result<Option<Record>, StoreError> {
+        let path = self.path(group);
+        match read_record(&path) {
+            Ok(Some(slot)) => Ok(Some(slot.record)),
+            Ok(None) => {
+                tracing::warn!(
+                    "{} was restored, copied or damaged: this voter has no vote until the group \
+                     admits it again",
+                    path.display()
+                );
+                self.forget(&path)?;
+                Ok(None)
             }
-            None => self.write_identity(&path).map_err(failed),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::Io { path, error }),
         }
     }
 
-    fn write_identity(&self, path: &Path) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
-        let inode = file.metadata()?.ino();
-        file.write_all(identity(inode).as_bytes())?;
-        file.sync_all()?;
-        File::open(&self.dir)?.sync_all()
-    }
-
-    /// The voter instance of this directory, made by `fresh` the first time.
+    /// Makes `record` durable. When this returns, a crash finds it.
     ///
     /// # Errors
-    /// What the system said, or [`StoreError::Damaged`].
+    /// If the operating system refuses; the record before is still there.
+    pub fn save(&mut self, group: GroupId, record: &Record) -> Result<(), StoreError> {
+        let path = self.path(group);
+        let mut slot = Writer::default();
+        let before = match read_record(&path) {
+            Ok(before) => before,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(StoreError::Io { path, error }),
+        };
+        let (number, count) = before.map_or((0, 0), |slot| (slot.number, slot.count));
+        slot.u32(SLOT_MAGIC);
+        slot.u64(count + 1);
+        slot.0.extend_from_slice(&record.encode());
+        let check = crc32c::crc32c(&slot.0[4..12]);
+        slot.u32(check);
+        if slot.0.len() > BLOCK_LEN {
+            return Err(StoreError::TooLarge { path });
+        }
+        slot.0.resize(BLOCK_LEN, 0);
+        let written = self.bound(&path).and_then(|file| {
+            file.write_all_at(&slot.0, BLOCK * (2 - number % 2))?;
+            file.sync_all()
+        });
+        written.map_err(|error| StoreError::Io { path, error })
+    }
+
+    /// The identity of a voter without a record: the one given out before, or a fresh one.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
     pub fn instance(
         &self,
         fresh: impl FnOnce() -> VoterInstance,
     ) -> Result<VoterInstance, StoreError> {
-        let path = self.dir.join("instance");
-        let failed = |source| StoreError::Io {
-            path: path.clone(),
-            source,
-        };
-        if let Some(bytes) = read(&path).map_err(failed)? {
-            let text = String::from_utf8_lossy(&bytes);
-            return u128::from_str_radix(text.trim(), 16)
-                .map(VoterInstance)
-                .map_err(|_| StoreError::Damaged {
-                    path: self.dir.clone(),
-                });
+        let path = self.folder.join("instance");
+        match read_instance(&path) {
+            Ok(Some(instance)) => return Ok(instance),
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::Io { path, error }),
         }
         let instance = fresh();
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .create_new(true)
-                .write(true)
-                .mode(0o600)
-                .open(&path)?;
-            file.write_all(format!("{:032x}\n", instance.0).as_bytes())?;
-            file.sync_all()?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().map_err(failed)?;
+        let written = remove(&path).and_then(|()| {
+            let file = self.bound(&path)?;
+            file.write_all_at(&instance.0.to_le_bytes(), BLOCK)?;
+            file.sync_all()
+        });
+        written.map_err(|error| StoreError::Io { path, error })?;
         Ok(instance)
+    }
+
+    /// Gives up a record that is not this voter's, and the identity that went with it.
+    fn forget(&self, path: &Path) -> Result<(), StoreError> {
+        let aside = path.with_extension("refused");
+        let done = fs::rename(path, &aside)
+            .and_then(|()| remove(&self.folder.join("instance")))
+            .and_then(|()| self.sync_folder());
+        done.map_err(|error| StoreError::Io {
+            path: path.to_owned(),
+            error,
+        })
+    }
+
+    /// The file, made and bound to this host and to itself if it is not there.
+    fn bound(&self, path: &Path) -> io::Result<File> {
+        if is_bound(path)? {
+            return private().open(path);
+        }
+        let file = private().create(true).truncate(true).open(path)?;
+        let binding = binding(&file)?;
+        file.write_all_at(&binding, 0)?;
+        file.set_len(3 * BLOCK)?;
+        file.sync_all()?;
+        self.sync_folder()?;
+        Ok(file)
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
+
+    fn path(&self, group: GroupId) -> PathBuf {
+        self.folder.join(format!("voter-{:032x}.record", group.0))
     }
 }
 
-fn identity(inode: u64) -> String {
-    let machine = fs::read_to_string(MACHINE_ID).unwrap_or_default();
-    format!("machine {}\ninode {inode}\n", machine.trim())
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
 }
 
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = Vec::new();
-    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn is_bound(path: &Path) -> io::Result<bool> {
+    match File::open(path) {
+        Ok(file) => {
+            let mut found = [0; 36];
+            Ok(file.read_exact_at(&mut found, 0).is_ok() && found == binding(&file)?)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Magic, then SHA-256 of machine id, inode number and time of birth.
+fn binding(file: &File) -> io::Result<[u8; 36]> {
+    let meta = file.metadata()?;
+    let birth = meta
+        .created()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let mut hash = Sha256::new();
+    hash.update(fs::read("/etc/machine-id").unwrap_or_default());
+    hash.update(meta.ino().to_le_bytes());
+    hash.update(birth.map_or(0, |birth| birth.as_nanos()).to_le_bytes());
+    let mut bytes = [0; 36];
+    bytes[..4].copy_from_slice(&BINDING_MAGIC.to_le_bytes());
+    bytes[4..].copy_from_slice(&hash.finalize());
+    Ok(bytes)
+}
+
+/// The newest valid slot of a file that is bound to this host and to itself.
+fn read_record(path: &Path) -> io::Result<Option<Slot>> {
+    let file = File::open(path)?;
+    if !is_bound(path)? {
+        return Ok(None);
+    }
+    let slots = [1, 2]
+        .into_iter()
+        .filter_map(|number| read_slot(&file, number));
+    Ok(slots.max_by_key(|slot| slot.count))
+}
+
+fn read_slot(file: &File, number: u64) -> Option<Slot> {
+    let mut bytes = vec![0; BLOCK_LEN];
+    file.read_exact_at(&mut bytes, BLOCK * number).ok()?;
+    let mut from = Reader(&bytes);
+    if from.u32().ok()? != SLOT_MAGIC {
+        return None;
+    }
+    let count = from.u64().ok()?;
+    let record = Record::decode(from.0).ok()?;
+    let end = 12 + record.encode().len();
+    let check = Reader(bytes.get(end..)?).u32().ok()?;
+    (check == crc32c::crc32c(&bytes[4..12])).then_some(Slot {
+        number,
+        count,
+        record,
+    })
+}
+
+fn read_instance(path: &Path) -> io::Result<Option<VoterInstance>> {
+    let file = File::open(path)?;
+    let mut bytes = [0; 16];
+    let whole = is_bound(path)? && file.read_exact_at(&mut bytes, BLOCK).is_ok();
+    let instance = u128::from_le_bytes(bytes);
+    Ok((whole && instance != 0).then_some(VoterInstance(instance)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::blank;
+    use crate::record::{blank, genesis};
+    use crate::types::{DiskInstance, NodeId, Policy, Timing};
 
-    const GROUP: GroupId = GroupId(7);
+    const GROUP: GroupId = GroupId(9);
 
-    fn fresh_dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("ha-store-{}-{name}", std::process::id()));
-        if dir.exists() {
-            fs::remove_dir_all(&dir).expect("left over from an earlier run");
-        }
-        dir
+    fn folder(name: &str) -> PathBuf {
+        let mut path = std::env::temp_dir();
+        path.push(format!("twinsan-ha-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        path
     }
 
-    fn record(record_seq: u64) -> Record {
-        Record {
-            record_seq,
-            ..blank(VoterInstance(9))
-        }
-    }
-
-    #[test]
-    fn the_newest_record_comes_back_and_a_torn_one_does_not_count() {
-        let dir = fresh_dir("newest");
-        let mut store = Store::open(&dir).expect("a new directory");
-        assert_eq!(store.load(GROUP).expect("readable"), None);
-        for sequence in 1..=5 {
-            store.save(GROUP, &record(sequence)).expect("writable");
-            assert_eq!(store.load(GROUP).expect("whole"), Some(record(sequence)));
-        }
-        let newest = (0..2)
-            .map(|slot| store.slot(GROUP, slot))
-            .find(|path| {
-                Record::decode(&fs::read(path).expect("there"))
-                    .expect("whole")
-                    .record_seq
-                    == 5
-            })
-            .expect("one of the two");
-        fs::write(&newest, b"torn").expect("writable");
-        assert_eq!(store.load(GROUP).expect("the other"), Some(record(4)));
-        store.save(GROUP, &record(6)).expect("writable");
-        assert_eq!(store.load(GROUP).expect("whole"), Some(record(6)));
-        fs::remove_dir_all(&dir).expect("ours");
+    fn record(seq: u64) -> Record {
+        let ids = (VoterInstance(1), DiskInstance(2));
+        let mut record =
+            genesis(GROUP, NodeId(1), ids, Timing::default(), Policy::Witness).unwrap();
+        record.record_seq = seq;
+        record
     }
 
     #[test]
-    fn both_slots_damaged_is_no_vote_and_not_a_blank_box() {
-        let dir = fresh_dir("damaged");
-        let mut store = Store::open(&dir).expect("a new directory");
-        store.save(GROUP, &record(1)).expect("writable");
-        fs::write(store.slot(GROUP, 0), b"rot").expect("writable");
-        assert!(matches!(store.load(GROUP), Err(StoreError::Damaged { .. })));
-        fs::remove_dir_all(&dir).expect("ours");
-    }
-
-    #[test]
-    fn a_second_process_and_a_copy_are_refused() {
-        let dir = fresh_dir("copy");
-        let store = Store::open(&dir).expect("a new directory");
-        assert!(matches!(Store::open(&dir), Err(StoreError::Busy { .. })));
+    fn the_last_saved_record_is_loaded() {
+        let folder = folder("last");
+        let mut store = Store::open(&folder).unwrap();
+        assert_eq!(store.load(GROUP).unwrap(), None);
+        for seq in 1..6 {
+            store.save(GROUP, &record(seq)).unwrap();
+            assert_eq!(store.load(GROUP).unwrap(), Some(record(seq)));
+        }
         drop(store);
-        let copy = fresh_dir("copied");
-        fs::create_dir_all(&copy).expect("a folder");
-        for entry in fs::read_dir(&dir).expect("readable") {
-            let path = entry.expect("readable").path();
-            fs::copy(&path, copy.join(path.file_name().expect("a file"))).expect("copied");
-        }
-        assert!(matches!(
-            Store::open(&copy),
-            Err(StoreError::Foreign { .. })
-        ));
-        fs::remove_dir_all(&dir).expect("ours");
-        fs::remove_dir_all(&copy).expect("ours");
+        let store = Store::open(&folder).unwrap();
+        assert_eq!(store.load(GROUP).unwrap(), Some(record(5)));
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
-    fn the_instance_is_minted_once() {
-        let dir = fresh_dir("instance");
-        let store = Store::open(&dir).expect("a new directory");
+    fn a_torn_save_leaves_the_record_before() {
+        let folder = folder("torn");
+        let mut store = Store::open(&folder).unwrap();
+        for seq in 1..=4 {
+            store.save(GROUP, &record(seq)).unwrap();
+        }
+        let file = private().open(store.path(GROUP)).unwrap();
+        let newest = read_record(&store.path(GROUP)).unwrap().unwrap().number;
+        file.write_all_at(&[0xff; 100], BLOCK * newest + 40)
+            .unwrap();
+        assert_eq!(store.load(GROUP).unwrap(), Some(record(3)));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn two_processes_do_not_share_a_directory() {
+        let folder = folder("lock");
+        let store = Store::open(&folder).unwrap();
+        let error = Store::open(&folder).unwrap_err();
+        assert!(error.to_string().contains("stop that one first"));
+        drop(store);
+        Store::open(&folder).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn h13_a_record_put_back_from_a_copy_is_not_this_voters_any_more() {
+        let folder = folder("copy");
+        let mut store = Store::open(&folder).unwrap();
+        let path = store.path(GROUP);
+        let first = store.instance(|| VoterInstance(77)).unwrap();
+        assert_eq!(store.instance(|| VoterInstance(78)).unwrap(), first);
+        store.save(GROUP, &blank(first)).unwrap();
+        let copy = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(folder.join("filler"), b"takes the inode").unwrap();
+        fs::write(&path, copy).unwrap();
+        assert_eq!(store.load(GROUP).unwrap(), None);
         assert_eq!(
-            store.instance(|| VoterInstance(1)).expect("made"),
-            VoterInstance(1)
+            store.instance(|| VoterInstance(79)).unwrap(),
+            VoterInstance(79)
         );
-        assert_eq!(
-            store.instance(|| VoterInstance(2)).expect("read"),
-            VoterInstance(1)
-        );
-        fs::remove_dir_all(&dir).expect("ours");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_record_damaged_in_both_slots_is_no_record() {
+        let folder = folder("damaged");
+        let mut store = Store::open(&folder).unwrap();
+        store.save(GROUP, &record(1)).unwrap();
+        store.save(GROUP, &record(2)).unwrap();
+        let file = private().open(store.path(GROUP)).unwrap();
+        file.write_all_at(&[0xff; 8192], BLOCK).unwrap();
+        assert_eq!(store.load(GROUP).unwrap(), None);
+        fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -753,7 +753,9 @@ fn nothing_a_stranger_sends_is_answered_or_believed() {
     let mut trio = Trio::in_sync(33);
     let epoch = trio.node(A).status().epoch;
     for len in 0..300 {
-        let bytes: Vec<u8> = (0..len).map(|_| trio.random.next() as u8).collect();
+        let bytes: Vec<u8> = (0..len)
+            .map(|_| trio.random.next().to_le_bytes()[0])
+            .collect();
         trio.input(
             A,
             Input::Datagram {

@@ -124,7 +124,7 @@ impl Ord for Item {
 #[derive(Debug)]
 pub(crate) enum Body {
     Off,
-    Box(Box<Node>, Engine),
+    Box(Box<Node>, Box<Engine>),
     Witness(Box<Witness>),
 }
 
@@ -369,7 +369,7 @@ impl Trio {
             .as_ref()
             .map_or(ha::Epoch::ZERO, |state| state.seal);
         let engine = Engine::new(node, process, seal, timing);
-        machine.body = Body::Box(Box::new(Node::new(params, record, now)), engine);
+        machine.body = Body::Box(Box::new(Node::new(params, record, now)), Box::new(engine));
         let data = DataState {
             attached: machine.attached.clone(),
             disk: machine.disk.instance,
@@ -696,7 +696,15 @@ impl Trio {
         if self.trace {
             match &output {
                 Output::Send { .. } | Output::Lease(Lease::Until(_)) | Output::Event(_) => {}
-                other => {
+                other @ (Output::Persist { .. }
+                | Output::Lease(_)
+                | Output::Seal { .. }
+                | Output::Authority(_)
+                | Output::Handover { .. }
+                | Output::HandoverCancelled { .. }
+                | Output::Start(_)
+                | Output::Stop(_)
+                | Output::Answer { .. }) => {
                     let text = format!("{other:?}");
                     println!("{:>9.3} ms {node}: {text:.150}", self.now as f64 / 1e6);
                 }
