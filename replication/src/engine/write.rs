@@ -131,7 +131,8 @@ impl Engine {
         let Some(source) = self.source.as_ref().filter(|source| source.is_streaming()) else {
             return false;
         };
-        if mutant!(DropAck) && self.counts_peer() {
+        // The system volume is spared, so that the other box still knows what to serve.
+        if mutant!(DropAck) && self.counts_peer() && number != VolumeNumber::SYSTEM {
             return false;
         }
         if self.needs_peer() {
