@@ -316,6 +316,7 @@ impl Engine {
             data_epoch: Epoch::ZERO,
             sealed: self.seal_floor,
             covers: None,
+            following: false,
             highest: VolumeNumber::SYSTEM,
             volumes: BTreeMap::from([(spec.number, entry)]),
         }
@@ -352,7 +353,7 @@ impl Engine {
         let dirty = DirtyMap::clean(spec.uuid, layout.blocks);
         let mut volume = Volume::new(spec, layout, opening.zeroed, dirty);
         volume.intents.next_seq = intent::SLOTS;
-        volume.made_here = true;
+        volume.joined = opening.purpose == Purpose::Join;
         self.volumes.insert(number, volume);
         if number == VolumeNumber::SYSTEM {
             self.fault = None;
@@ -383,7 +384,7 @@ impl Engine {
             return;
         };
         let table = group.volumes.clone();
-        let boot_changed = group.boot != self.params.boot;
+        let (boot_changed, following) = (group.boot != self.params.boot, group.following);
         let strangers: Vec<VolumeNumber> = self
             .volumes
             .keys()
@@ -408,7 +409,7 @@ impl Engine {
                 if self.volumes.remove(number).is_some() {
                     self.emit(Output::Remove { number: *number });
                 }
-            } else if volume.is_some_and(|volume| volume.was_hot) && boot_changed {
+            } else if boot_changed && volume.is_some_and(|volume| volume.was_hot || following) {
                 lost.insert(*number);
             }
         }

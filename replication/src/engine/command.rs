@@ -14,8 +14,8 @@ use super::inflight::{Grant, Mode};
 use super::{
     Command, CommandError, Completed, DiskError, Engine, Io, IoDone, Lease, Limits, Output,
 };
-use crate::meta::REGION_BYTES;
 use crate::meta::group::Life;
+use crate::meta::{REGION_BYTES, SECTOR_BYTES};
 use crate::mutants::mutant;
 use crate::types::{CommandId, Fua, VolumeNumber};
 use crate::wire;
@@ -263,6 +263,10 @@ impl Engine {
         let end = start
             .checked_add(len)
             .filter(|end| *end <= volume.spec.size_bytes);
+        if !(start | len).is_multiple_of(SECTOR_BYTES) {
+            let reason = format!("not a multiple of {SECTOR_BYTES} bytes");
+            return Err(CommandError::Refused(reason));
+        }
         end.ok_or(CommandError::OutOfRange)
     }
 

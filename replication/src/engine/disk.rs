@@ -42,6 +42,23 @@ pub(super) enum Op {
     },
 }
 
+impl Op {
+    /// The attached volume that the operation is about.
+    const fn volume(&self) -> Option<VolumeNumber> {
+        match self {
+            Self::Page { volume, .. }
+            | Self::Intent { volume }
+            | Self::Flush { volume }
+            | Self::Piece { volume, .. }
+            | Self::Apply { volume, .. }
+            | Self::ApplyFlush { volume, .. } => Some(*volume),
+            Self::Opening { .. } | Self::Group { .. } | Self::Read { .. } | Self::Chunk { .. } => {
+                None
+            }
+        }
+    }
+}
+
 /// The operations in flight.
 #[derive(Debug, Default)]
 pub(super) struct Ops {
@@ -83,6 +100,11 @@ impl Engine {
         let Some(what) = self.ops.open.remove(&op) else {
             return; // not ours: nothing to say about it
         };
+        // how an operation on a volume that was deleted meanwhile went does not matter
+        let gone = what
+            .volume()
+            .is_some_and(|volume| !self.volumes.contains_key(&volume));
+        let result = if gone { Ok(IoDone::Ok) } else { result };
         match what {
             Op::Opening { volume } => self.on_opening_done(volume, result),
             Op::Group { version } => self.on_group_done(version, result.err()),

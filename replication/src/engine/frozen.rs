@@ -264,6 +264,9 @@ impl Engine {
         self.step();
         self.frozen = false;
         self.dial_at = None;
+        if self.group.as_ref().is_some_and(|group| group.following) {
+            self.change_group(|group| group.following = false); // flushed, and primary from here
+        }
         if !self.verified {
             self.verify_by = Some(self.now.plus_ms(self.params.peer_loss_ms));
         }

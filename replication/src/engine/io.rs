@@ -215,7 +215,7 @@ pub enum Lease {
     Unlimited,
 }
 
-/// A command; offsets are bytes in the volume's data area.
+/// A command; offsets are bytes in the volume's data area, multiples of 512 as lengths are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Completes with the data.

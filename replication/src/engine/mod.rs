@@ -35,7 +35,7 @@ pub use io::{
 };
 
 use crate::meta::group::GroupState;
-use crate::types::{CommandId, Epoch, SessionId, Time, VolumeNumber, VolumeSpec};
+use crate::types::{CommandId, Epoch, OpId, SessionId, Time, VolumeNumber, VolumeSpec};
 use crate::wire::{self, Header, volumes::Entry};
 use bytes::Bytes;
 use frozen::{Reign, Standing};
@@ -67,6 +67,8 @@ pub struct Engine {
     volumes: BTreeMap<VolumeNumber, Volume>,
     opening: BTreeMap<VolumeNumber, attach::Opening>,
     open_failures: BTreeMap<VolumeNumber, String>,
+    /// Volumes whose backings go once older operations are over.
+    removing: BTreeMap<VolumeNumber, OpId>,
     reported: Option<DataState>,
 
     // authority
@@ -109,6 +111,8 @@ pub struct Engine {
     /// A volume that the stream asked for: session, what, and the frame to answer.
     making: Option<(SessionId, VolumeSpec, u64)>,
     orphans: BTreeSet<VolumeNumber>,
+    /// Tombstones of this process that the peer has settled.
+    buried: BTreeSet<VolumeNumber>,
 }
 
 impl Engine {
@@ -138,6 +142,7 @@ impl Engine {
             volumes: BTreeMap::new(),
             opening: BTreeMap::new(),
             open_failures: BTreeMap::new(),
+            removing: BTreeMap::new(),
             reported: None,
             standing: Standing::Secondary { epoch: Epoch::ZERO },
             reign: Reign::Off,
@@ -168,6 +173,7 @@ impl Engine {
             target: None,
             making: None,
             orphans: BTreeSet::new(),
+            buried: BTreeSet::new(),
         }
     }
 
@@ -271,6 +277,7 @@ impl Engine {
             self.advance_making();
             self.advance_handover();
             self.advance_jobs();
+            self.advance_removing();
             self.advance_intake();
             self.advance_ready();
             self.advance_resync();

@@ -6,6 +6,7 @@ use super::volume::{Settle, blocks, regions};
 use super::write::Leg;
 use super::{Engine, Link, Role, Status, VolumeStatus};
 use crate::meta::BLOCK_BYTES;
+use crate::meta::group::Life;
 use crate::mutants::mutant;
 use crate::types::Time;
 
@@ -46,6 +47,7 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         let volumes = self.group.iter().flat_map(|group| group.volumes.values());
+        let volumes = volumes.filter(|entry| entry.life != Life::Tombstone);
         let volumes = volumes.map(|entry| {
             let volume = self.volumes.get(&entry.spec.number);
             VolumeStatus {

@@ -11,6 +11,7 @@
 use super::disk::Op;
 use super::inflight::{Grant, Locks, Mode};
 use super::{Class, DiskError, Engine, Io, Output};
+use crate::meta::SECTOR_BYTES;
 use crate::meta::group::Life;
 use crate::mutants::mutant;
 use crate::types::{Epoch, Fua, OpId, SessionId, Time, VolumeNumber, Zeroed};
@@ -421,6 +422,9 @@ impl Engine {
             .checked_add(length)
             .filter(|end| *end <= size && length > 0);
         let end = end.ok_or(WireError::Field("offset"))?;
+        if !(offset | length).is_multiple_of(SECTOR_BYTES) {
+            return Err(WireError::Field("offset"));
+        }
         let data = if header.kind.has_data() {
             data::verify(payload, length)?
         } else if payload.is_empty() {
@@ -576,6 +580,7 @@ impl Engine {
         }
         let version = self.change_group(|group| {
             group.data_epoch = epoch;
+            group.following = true;
             for entry in group.volumes.values_mut() {
                 entry.cache_lost = false;
             }

@@ -38,8 +38,8 @@ pub(super) struct Volume {
     pub(super) closing: bool,
     /// Regions were hot when it was attached (law D5).
     pub(super) was_hot: bool,
-    /// It was formatted by this process.
-    pub(super) made_here: bool,
+    /// It was formatted to be made equal to the primary's, and is not in the table yet.
+    pub(super) joined: bool,
 }
 
 /// The intent ring and the regions it is about.
@@ -135,7 +135,7 @@ impl Volume {
             pages_wanted: false,
             closing: false,
             was_hot: false,
-            made_here: false,
+            joined: false,
         }
     }
 

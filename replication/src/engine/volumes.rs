@@ -13,7 +13,7 @@ use super::session::What;
 use super::{CommandError, Completed, Engine, Event, Output};
 use crate::meta;
 use crate::meta::group::{Entry, Life};
-use crate::types::{CommandId, VolumeNumber, VolumeSpec};
+use crate::types::{CommandId, OpId, VolumeNumber, VolumeSpec};
 use crate::wire::volumes::{self as table, ENTRIES_MAX};
 use crate::wire::{Header, Kind, Refusal, WireError};
 
@@ -157,7 +157,20 @@ impl Engine {
         self.step();
     }
 
+    /// Forgets tombstones that nobody needs: the backing is gone and the peer knows.
+    fn bury(&mut self) {
+        let gone = |number: &VolumeNumber| !self.removing.contains_key(number);
+        let gone: Vec<VolumeNumber> = self.buried.iter().copied().filter(gone).collect();
+        for number in gone {
+            self.buried.remove(&number);
+            self.change_group(|group| {
+                group.volumes.remove(&number);
+            });
+        }
+    }
+
     fn begin_job(&mut self) {
+        self.bury();
         let Job { spec, kind, .. } = *self.jobs.front().expect("a job is under way");
         if let Err(error) = self.check_job(spec, kind) {
             let job = self.jobs.pop_front().expect("a job is under way");
@@ -284,11 +297,10 @@ impl Engine {
             }
             (JobKind::Delete, answer) => {
                 self.drop_volume(number);
-                let version = self.change_group(|group| {
-                    if answer == Answer::Done {
-                        group.volumes.remove(&number);
-                    }
-                });
+                if answer == Answer::Done {
+                    self.buried.insert(number);
+                }
+                let version = self.group_version();
                 self.set_step(Step::Closing {
                     version,
                     result: Ok(()),
@@ -330,7 +342,22 @@ impl Engine {
             source.sent_chunks.retain(|(of, _), _| *of != number);
             source.reading.retain(|(of, _)| *of != number);
         }
-        self.emit(Output::Remove { number });
+        self.removing.insert(number, self.ops.barrier());
+    }
+
+    /// Backings are removed once nothing is under way on them.
+    pub(super) fn advance_removing(&mut self) {
+        let quiet = |(_, barrier): &(&VolumeNumber, &OpId)| self.ops.passed(**barrier);
+        let numbers: Vec<VolumeNumber> = self
+            .removing
+            .iter()
+            .filter(quiet)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            self.removing.remove(&number);
+            self.emit(Output::Remove { number });
+        }
     }
 
     /// Secondary: makes the volumes of the primary's table, removes what it has deleted. `true`
@@ -364,13 +391,13 @@ impl Engine {
         if let Some(reason) = self.open_failures.remove(&number) {
             return Err(format!("volume {number}: {reason}"));
         }
-        if self.opening.contains_key(&number) {
+        if self.opening.contains_key(&number) || self.removing.contains_key(&number) {
             return Ok(false);
         }
         if let Some(volume) = self.volumes.get(&number) {
-            let (held, made_here) = (volume.spec, volume.made_here);
+            let (held, joined) = (volume.spec, volume.joined);
             if held == spec {
-                self.enter_volume(spec, made_here);
+                self.enter_volume(spec, joined);
                 return Ok(true);
             }
             let group = self.group.as_ref().expect("an attached volume has a group");
@@ -381,19 +408,20 @@ impl Engine {
                 ));
             }
             self.drop_volume(number);
+            return Ok(false);
         }
         self.open_volume(spec, Purpose::Join);
         Ok(false)
     }
 
     /// Enters an attached volume into this box's table.
-    fn enter_volume(&mut self, spec: VolumeSpec, made_here: bool) {
+    fn enter_volume(&mut self, spec: VolumeSpec, joined: bool) {
         let group = self.group.as_ref().expect("the system volume is attached");
         let known = group.volumes.get(&spec.number);
         let same = known.is_some_and(|e| e.spec == spec && e.life == Life::Ready);
-        let fresh = made_here || !same;
+        let fresh = joined || !same;
         if let Some(volume) = self.volumes.get_mut(&spec.number) {
-            volume.made_here = false;
+            volume.joined = false;
         }
         if same && known.is_some_and(|entry| entry.fresh || !fresh) {
             return;
@@ -417,8 +445,8 @@ impl Engine {
         let known = group
             .volumes
             .get(&spec.number)
-            .is_some_and(|entry| entry.spec == spec);
-        if known {
+            .filter(|entry| entry.spec == spec);
+        if known.is_some_and(|entry| entry.life != Life::Tombstone) {
             self.delete_here(spec.number);
         }
     }
@@ -429,8 +457,10 @@ impl Engine {
             self.event(Event::VolumeGone { number });
         }
         self.change_group(|group| {
-            group.volumes.remove(&number);
             group.highest = group.highest.max(number);
+            if let Some(entry) = group.volumes.get_mut(&number) {
+                entry.life = Life::Tombstone; // until the next handshake: the backing may remain
+            }
         });
     }
 
@@ -445,7 +475,14 @@ impl Engine {
         for entry in strange {
             let number = entry.spec.number;
             if entry.life != Life::Ready {
-                self.delete_here(number);
+                if self.volumes.contains_key(&number) {
+                    self.drop_volume(number);
+                }
+                if !self.removing.contains_key(&number) {
+                    self.change_group(|group| {
+                        group.volumes.remove(&number);
+                    });
+                }
             } else if self.orphans.insert(number) {
                 self.alarm(format!(
                     "this box has volume {number}, which the primary neither has nor deleted"

@@ -35,6 +35,9 @@ pub struct GroupState {
     /// The dirty maps cover every difference from this copy of the peer, as long as the peer's
     /// data epoch is still the one that is named.
     pub covers: Option<Coverage>,
+    /// In sync as a secondary: a secondary has no intents, so after a loss of power any of its
+    /// volumes may lack writes that were acknowledged and not flushed (law D5, H12).
+    pub following: bool,
     /// The highest volume number ever used.
     pub highest: VolumeNumber,
     /// The volumes.
@@ -103,7 +106,8 @@ impl GroupState {
             covers_disk: U128::new(self.covers.map_or(0, |covers| covers.disk.0)),
             covers_epoch: U64::new(self.covers.map_or(0, |covers| covers.data_epoch.0)),
             covers: u8::from(self.covers.is_some()),
-            reserved: [0; 3],
+            following: u8::from(self.following),
+            reserved: [0; 2],
             highest: U32::new(self.highest.0),
             padding: [0; 28],
             crc: U32::new(0),
@@ -150,6 +154,7 @@ impl GroupState {
                 disk: DiskInstance(raw.covers_disk.get()),
                 data_epoch: Epoch(raw.covers_epoch.get()),
             }),
+            following: raw.following == 1,
             highest: VolumeNumber(raw.highest.get()),
             volumes,
         })
@@ -226,7 +231,8 @@ struct Raw {
     covers_disk: U128,
     covers_epoch: U64,
     covers: u8,
-    reserved: [u8; 3],
+    following: u8,
+    reserved: [u8; 2],
     highest: U32,
     padding: [u8; 28],
     crc: U32,
@@ -277,6 +283,7 @@ mod tests {
                 disk: DiskInstance(6),
                 data_epoch: Epoch(7),
             }),
+            following: true,
             highest: VolumeNumber(8),
             volumes: BTreeMap::from([(number, entry)]),
         }
@@ -290,7 +297,7 @@ mod tests {
             (bytes[32], bytes[48], bytes[56], bytes[64], bytes[80]),
             (3, 4, 5, 6, 7)
         );
-        assert_eq!((bytes[88], bytes[92]), (1, 8));
+        assert_eq!((bytes[88], bytes[89], bytes[92]), (1, 1, 8));
         assert_eq!(bytes[128..136], [7, 0, 0, 0, 2, 5, 0, 0]);
         assert_eq!((bytes[137], bytes[144]), (0x20, 9));
         assert_eq!(GroupState::parse(&bytes), Some(state(0x31)));

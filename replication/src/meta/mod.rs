@@ -20,6 +20,8 @@ pub mod superblock;
 
 /// Unit of everything on disk.
 pub const UNIT_BYTES: u64 = 4096;
+/// What commands are multiples of.
+pub const SECTOR_BYTES: u64 = 512;
 /// Bytes that one bit of the dirty map stands for.
 pub const BLOCK_BYTES: u64 = 64 << 10;
 /// Bytes that one intent stands for.

@@ -21,8 +21,6 @@ pub(crate) struct Boss {
     sealing: Option<(usize, u64, u64)>,
     idle_since: u64,
     handing_over: bool,
-    /// Drop the next proposal after it was announced.
-    pub(crate) hesitant: bool,
     pub(crate) promotions: u64,
     pub(crate) degrades: u64,
     pub(crate) readmissions: u64,

@@ -60,7 +60,13 @@ impl SimDisk {
     }
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], fua: Fua) {
-        assert!(offset.is_multiple_of(PAGE as u64), "whole pages");
+        let inside = usize::try_from(offset % PAGE as u64).unwrap();
+        if inside != 0 || !data.len().is_multiple_of(PAGE) {
+            let start = offset - inside as u64;
+            let mut whole = self.read(start, (inside + data.len()).next_multiple_of(PAGE));
+            whole[inside..inside + data.len()].copy_from_slice(data);
+            return self.write(start, &whole, fua);
+        }
         for (page, data) in (offset / PAGE as u64..).zip(data.chunks(PAGE)) {
             assert_eq!(data.len(), PAGE, "whole pages");
             match fua {

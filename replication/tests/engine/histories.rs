@@ -72,6 +72,9 @@ impl World {
         if !self.is_up(who) || self.boxes[who].life != life || self.asked.len() > 40 {
             return;
         }
+        if self.rng.one_in(60) {
+            return self.change_volumes(who);
+        }
         let spot = SPOTS[usize::try_from(self.rng.below(4)).unwrap()];
         let at = spot + self.rng.below(SPOT_PAGES);
         let pages = 1 + self.rng.below(3);
@@ -99,6 +102,25 @@ impl World {
             }
         };
         self.ask(who, command);
+    }
+
+    /// Makes or deletes a volume that nobody reads.
+    fn change_volumes(&mut self, who: usize) {
+        let id = CommandId(self.fresh_id());
+        let volumes = self.engine(who).status().volumes;
+        let last = volumes.last().expect("volume 0").spec.number;
+        if self.rng.one_in(2) && last.0 > VOLUME {
+            return self.input(who, Input::DeleteVolume { id, number: last });
+        }
+        if volumes.len() < 5 {
+            let number = VolumeNumber(last.0 + 1 + u32::try_from(self.rng.below(3)).unwrap());
+            let spec = VolumeSpec {
+                number,
+                uuid: u128::from(self.rng.next()),
+                size_bytes: 1 << 20,
+            };
+            self.input(who, Input::CreateVolume { id, spec });
+        }
     }
 
     pub(crate) fn fault(&mut self) {
@@ -180,6 +202,7 @@ pub(crate) fn history(seed: u64) -> World {
         };
         let ms = 1 + world.rng.below(ms);
         world.run_ms(ms);
+        world.check_coverage();
         world.fault();
     }
     world.heal();

@@ -8,7 +8,7 @@ use replication::engine::{
     Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, IoDone, Limits, Opened,
     Output, Params,
 };
-use replication::meta;
+use replication::meta::{self, intent, superblock};
 use replication::types::{
     BootId, CommandId, DiskInstance, Epoch, Fua, GroupId, Incarnation, NodeId, OpId, SessionId,
     Time, VolumeNumber, VolumeSpec, Zeroed,
@@ -90,6 +90,14 @@ pub(crate) struct World {
     pub(crate) limits: Limits,
     /// Backings are not proven to read zero.
     pub(crate) dusty: bool,
+    /// Frames with data arrive with a bit flipped in it.
+    pub(crate) damage_writes: bool,
+    /// Frames arrive damaged, cut, or as another one, now and then.
+    pub(crate) garbage: bool,
+    /// What is damaged has good checksums in its header.
+    pub(crate) forge: bool,
+    /// The second box has another key.
+    pub(crate) other_key: bool,
     pub(crate) trace: bool,
 }
 
@@ -133,6 +141,10 @@ impl World {
             steps: 0,
             limits,
             dusty: false,
+            damage_writes: false,
+            garbage: false,
+            forge: false,
+            other_key: false,
             trace: std::env::var("TRACE").is_ok(),
         }
     }
@@ -166,7 +178,7 @@ impl World {
             peer: NodeId(3 - node),
             incarnation: Incarnation(tag | u128::from(it.life)),
             boot: BootId(tag | it.boot),
-            key: [5; 32],
+            key: [if self.other_key && who == 1 { 6 } else { 5 }; 32],
             nonce_seed: it.life,
             fresh_disk: DiskInstance(tag | u128::from(it.life)),
             peer_loss_ms: 50,
@@ -239,6 +251,7 @@ impl World {
             self.settle(key.2, asked, &Err(CommandError::NotPrimary), who);
         }
         self.boss.died(who, self.now);
+        self.check_coverage();
     }
 
     fn close(&mut self, wire: usize, by: usize) {
@@ -483,6 +496,7 @@ impl World {
         let arrival = wire.busy_until[other].max(self.now + self.rng.below(MS / 4));
         wire.busy_until[other] = arrival;
         let life = wire.lives[other];
+        let (header, payload) = self.spoil(header, payload);
         let input = Input::Frame {
             session,
             header,
@@ -491,14 +505,44 @@ impl World {
         self.at(arrival - self.now, What::Input(other, life, input));
     }
 
+    /// What a bad network or a bad peer makes of a frame.
+    fn spoil(&mut self, mut header: [u8; 64], payload: Bytes) -> ([u8; 64], Bytes) {
+        let mut payload = payload.to_vec();
+        if self.damage_writes && payload.len() > PAGE {
+            payload[77] ^= 4;
+        }
+        if !self.garbage || !self.rng.one_in(12) {
+            return (header, payload.into());
+        }
+        let fields = [6, 7, 8, 16, 24, 32, 40, 48, 52];
+        let at = fields[usize::try_from(self.rng.below(9)).unwrap()];
+        match self.rng.below(4) {
+            0 => payload.truncate(payload.len() / 2),
+            1 if !payload.is_empty() => {
+                let at = usize::try_from(self.rng.below(payload.len() as u64)).unwrap();
+                payload[at] ^= 1 << self.rng.below(8);
+            }
+            2 => header[at] = u8::try_from(self.rng.below(256)).unwrap(),
+            _ => header[at] ^= 1,
+        }
+        if self.forge {
+            // by somebody who knows the format
+            header[56..60].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+            let sum = crc32c::crc32c(&header[..60]);
+            header[60..].copy_from_slice(&sum.to_le_bytes());
+        }
+        (header, payload.into())
+    }
+
     fn disk_done(&mut self, who: usize, number: VolumeNumber, op: OpId) {
         let it = &mut self.boxes[who];
         let Some((_, io)) = it.running.remove(&op) else {
             return;
         };
-        let Some(disk) = it.disks.get_mut(&number) else {
-            return;
-        };
+        let disk = it
+            .disks
+            .get_mut(&number)
+            .expect("nothing is removed under an operation");
         let result = match (it.disk_error, io) {
             (Some(error), _) => Err(error),
             (
@@ -646,6 +690,32 @@ impl World {
         }
     }
 
+    /// What differs between the copies is in a durable mask of one of them (C1), once they have
+    /// been equal.
+    pub(crate) fn check_coverage(&self) {
+        if self.boss.readmissions == 0 {
+            return;
+        }
+        let [a, b] = &self.boxes;
+        for (number, one) in &a.disks {
+            let Some(other) = b.disks.get(number) else {
+                continue;
+            };
+            let (Some(mask), Some(theirs)) = (durable_mask(one), durable_mask(other)) else {
+                continue; // being made
+            };
+            let pages: BTreeSet<u64> = one.pages().chain(other.pages()).collect();
+            for page in pages.into_iter().filter(|page| *page >= 256) {
+                let block = u32::try_from((page - 256) / 16).unwrap();
+                let covered = mask.contains(&block) || theirs.contains(&block);
+                assert!(
+                    covered || one.page(page) == other.page(page),
+                    "block {block} of volume {number} differs and is in no mask"
+                );
+            }
+        }
+    }
+
     /// Both data areas of every volume are equal.
     pub(crate) fn assert_equal(&self) {
         let [a, b] = &self.boxes;
@@ -680,6 +750,31 @@ fn opened(number: VolumeNumber, zeroed: Zeroed) -> Opened {
         size_bytes: 1 << 40,
         zeroed,
     }
+}
+
+/// Blocks that the metadata on a disk calls dirty or hot.
+fn durable_mask(disk: &SimDisk) -> Option<BTreeSet<u32>> {
+    let head = disk.read(0, 1 << 20);
+    let superblock::Found::Valid(found) = superblock::find(&head) else {
+        return None;
+    };
+    let (uuid, blocks) = (found.spec.uuid, meta::layout(found.spec.size_bytes).blocks);
+    let slots = &head[usize::try_from(meta::HEAD_BYTES).unwrap()..];
+    let map = meta::dirty::DirtyMap::load(uuid, blocks, slots);
+    let ring = &head[usize::try_from(intent::OFFSET).unwrap()..];
+    let recovered = intent::recover(uuid, &ring[..PAGE * 16]);
+    let hot = match recovered.hot {
+        intent::Hot::All => (0..blocks).collect(),
+        intent::Hot::Regions(regions) => regions
+            .into_iter()
+            .flat_map(|region| region * 16..(region + 1) * 16)
+            .collect(),
+    };
+    let runs = map.runs(0, usize::MAX).into_iter();
+    let dirty: BTreeSet<u32> = runs
+        .flat_map(|run| run.start..run.start + run.count)
+        .collect();
+    Some(dirty.union(&hot).copied().collect())
 }
 
 /// A page's value, if it holds one and the same everywhere.
