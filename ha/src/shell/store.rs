@@ -140,7 +140,8 @@ impl Store {
         }
         slot.0.resize(BLOCK_LEN, 0);
         let written = self.bound(&path).and_then(|file| {
-            file.write_all_at(&slot.0, BLOCK * (2 - number % 2))?;
+            let older = if number == 1 { 2 } else { 1 };
+            file.write_all_at(&slot.0, BLOCK * older)?;
             file.sync_all()
         });
         written.map_err(|error| StoreError::Io { path, error })
