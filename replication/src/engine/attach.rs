@@ -60,6 +60,7 @@ impl Engine {
         self.started = true;
         self.seal_floor = seal;
         for opened in found {
+            self.found.insert(opened.number);
             self.opening
                 .insert(opened.number, Opening::new(Purpose::Start, None));
             self.on_opened(opened);
@@ -406,7 +407,8 @@ impl Engine {
                 ));
                 self.volumes.remove(number);
             } else if entry.life != Life::Ready {
-                if self.volumes.remove(number).is_some() {
+                self.volumes.remove(number);
+                if self.found.contains(number) {
                     self.emit(Output::Remove { number: *number });
                 }
             } else if boot_changed && volume.is_some_and(|volume| volume.was_hot || following) {

@@ -15,6 +15,12 @@ pub(super) struct GroupDisk {
     writing: bool,
 }
 
+impl GroupDisk {
+    pub(super) const fn is_durable(&self, version: u64) -> bool {
+        self.durable >= version
+    }
+}
+
 impl Engine {
     /// Changes the group state; the version to ask [`Engine::group_is_durable`] for.
     pub(super) fn change_group(&mut self, change: impl FnOnce(&mut GroupState)) -> u64 {
@@ -28,7 +34,7 @@ impl Engine {
     }
 
     pub(super) const fn group_is_durable(&self, version: u64) -> bool {
-        self.group_disk.durable >= version
+        self.group_disk.is_durable(version)
     }
 
     /// The newest version.

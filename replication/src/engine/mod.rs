@@ -35,7 +35,7 @@ pub use io::{
 };
 
 use crate::meta::group::GroupState;
-use crate::types::{CommandId, Epoch, OpId, SessionId, Time, VolumeNumber, VolumeSpec};
+use crate::types::{CommandId, Epoch, OpId, SessionId, Time, VolumeNumber};
 use crate::wire::{self, Header, volumes::Entry};
 use bytes::Bytes;
 use frozen::{Reign, Standing};
@@ -65,6 +65,8 @@ pub struct Engine {
     seal_floor: Epoch,
     sealing: Option<frozen::Sealing>,
     volumes: BTreeMap<VolumeNumber, Volume>,
+    /// Backings that existed at start.
+    found: BTreeSet<VolumeNumber>,
     opening: BTreeMap<VolumeNumber, attach::Opening>,
     open_failures: BTreeMap<VolumeNumber, String>,
     /// Volumes whose backings go once older operations are over.
@@ -108,8 +110,8 @@ pub struct Engine {
     // the peer, as secondary
     incoming: Vec<target::Incoming>,
     target: Option<target::Target>,
-    /// A volume that the stream asked for: session, what, and the frame to answer.
-    making: Option<(SessionId, VolumeSpec, u64)>,
+    /// A volume that the stream asked for.
+    making: Option<volumes::Making>,
     orphans: BTreeSet<VolumeNumber>,
     /// Tombstones of this process that the peer has settled.
     buried: BTreeSet<VolumeNumber>,
@@ -140,6 +142,7 @@ impl Engine {
             seal_floor: Epoch::ZERO,
             sealing: None,
             volumes: BTreeMap::new(),
+            found: BTreeSet::new(),
             opening: BTreeMap::new(),
             open_failures: BTreeMap::new(),
             removing: BTreeMap::new(),

@@ -13,7 +13,7 @@ use super::session::What;
 use super::{CommandError, Completed, Engine, Event, Output};
 use crate::meta;
 use crate::meta::group::{Entry, Life};
-use crate::types::{CommandId, OpId, VolumeNumber, VolumeSpec};
+use crate::types::{CommandId, OpId, SessionId, VolumeNumber, VolumeSpec};
 use crate::wire::volumes::{self as table, ENTRIES_MAX};
 use crate::wire::{Header, Kind, Refusal, WireError};
 
@@ -52,6 +52,17 @@ enum Step {
         version: u64,
         result: Result<(), String>,
     },
+}
+
+/// A volume that the stream asked this secondary to make.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Making {
+    session: SessionId,
+    spec: VolumeSpec,
+    /// The frame to answer.
+    seq: u64,
+    /// Its entry is being made durable; `None` once the backing is being made.
+    entered: Option<u64>,
 }
 
 /// How the peer's part went.
@@ -363,6 +374,9 @@ impl Engine {
     /// Secondary: makes the volumes of the primary's table, removes what it has deleted. `true`
     /// when nothing is left to do and all of it is durable.
     pub(super) fn settle_table(&mut self, table: &[table::Entry]) -> Result<bool, String> {
+        if self.making.is_some() {
+            return Ok(false); // asked for by an earlier session
+        }
         let system = self.system_spec();
         if !table
             .iter()
@@ -513,18 +527,43 @@ impl Engine {
             self.hold_target(version, header.seq);
         } else {
             let session = self.target.as_ref().expect("it sent the frame").id;
-            self.making = Some((session, entry.spec, header.seq));
-            self.open_volume(entry.spec, Purpose::Make);
+            let spec = entry.spec;
+            let version = self.change_group(|group| {
+                group.highest = group.highest.max(spec.number);
+                group
+                    .volumes
+                    .insert(spec.number, new_entry(spec, Life::Creating));
+            });
+            let entered = Some(version);
+            self.making = Some(Making {
+                session,
+                spec,
+                seq: header.seq,
+                entered,
+            });
         }
         Ok(())
     }
 
     /// Secondary: the volume that the stream asked for is there, or cannot be.
     pub(super) fn advance_making(&mut self) {
-        let Some((session, spec, seq)) = self.making else {
+        let Some(making) = &mut self.making else {
             return;
         };
+        let Making {
+            session,
+            spec,
+            seq,
+            entered,
+        } = *making;
         let number = spec.number;
+        if let Some(version) = entered {
+            if self.group_disk.is_durable(version) {
+                making.entered = None;
+                self.open_volume(spec, Purpose::Make);
+            }
+            return;
+        }
         if let Some(reason) = self.open_failures.remove(&number) {
             self.making = None;
             if self
