@@ -201,7 +201,8 @@ impl fmt::Debug for Members {
 
 impl fmt::Display for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        let names: Vec<String> = self.iter().map(|node| node.to_string()).collect();
+        f.write_str(&names.join(", "))
     }
 }
 

@@ -200,6 +200,10 @@ impl Trio {
     }
 
     pub(crate) fn with(seed: u64, timing: Timing) -> Self {
+        #[cfg(feature = "mutants")]
+        if let Ok(name) = std::env::var("MUTANT") {
+            ha::mutants::choose(&name).unwrap();
+        }
         let mut trio = Self {
             now: 1_000_000 * MS,
             random: Random(seed),
