@@ -50,6 +50,15 @@ pub(crate) struct Control {
     pub(crate) status: watch::Receiver<ha::Status>,
 }
 
+/// Whether a thread came past its start; if not, who started it says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ran {
+    /// It ran and has ended.
+    Yes,
+    /// It could not start.
+    No,
+}
+
 /// Loads the record, binds the links, starts the thread.
 ///
 /// # Errors
@@ -70,15 +79,20 @@ pub(crate) fn start(setup: Setup) -> Result<Control, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        match runtime {
+        let ran = match runtime {
             Ok(runtime) => {
                 let running = run(setup, node, store, status_in, ready);
-                tokio::task::LocalSet::new().block_on(&runtime, running);
+                tokio::task::LocalSet::new().block_on(&runtime, running)
             }
-            Err(error) => drop(ready.send(Err(error.to_string()))),
+            Err(error) => {
+                drop(ready.send(Err(error.to_string())));
+                Ran::No
+            }
+        };
+        if ran == Ran::Yes {
+            // Without its control thread the daemon is nothing: fail stop.
+            std::process::exit(1);
         }
-        // Without its control thread the daemon is nothing: fail stop.
-        std::process::exit(1);
     });
     spawned.map_err(|error| format!("no thread: {error}"))?;
     readiness
@@ -162,11 +176,14 @@ async fn run(
     store: Store,
     status: watch::Sender<ha::Status>,
     ready: std::sync::mpsc::Sender<Result<(), String>>,
-) {
+) -> Ran {
     let group = ha::GroupId(setup.config.group.as_u128());
     let links = match bind(&setup.config).await {
         Ok(links) => links,
-        Err(why) => return drop(ready.send(Err(why))),
+        Err(why) => {
+            drop(ready.send(Err(why)));
+            return Ran::No;
+        }
     };
     let (all_in, inputs) = mpsc::unbounded_channel();
     let (asked_in, mut asked) = mpsc::unbounded_channel();
@@ -187,7 +204,7 @@ async fn run(
         waiting: BTreeMap::new(),
     };
     if ready.send(Ok(())).is_err() {
-        return;
+        return Ran::No;
     }
     let driver = NodeDriver {
         node,
@@ -211,6 +228,7 @@ async fn run(
     if let Err(error) = ended {
         tracing::error!("the control thread ends: {error}");
     }
+    Ran::Yes
 }
 
 async fn forward(mut from: mpsc::UnboundedReceiver<Input>, to: mpsc::UnboundedSender<Input>) {

@@ -16,7 +16,7 @@ use crate::api::server::{self, Asked, Daemon};
 use crate::api::types::{Ask, Refusal, Status};
 use crate::cli::LabArgs;
 use crate::config::{Cluster, NodeConfig};
-use crate::control::{self, OperatorAsked};
+use crate::control::{self, OperatorAsked, Ran};
 use crate::data::{self, EditAsked, Order};
 use crate::events::EventLog;
 use crate::identity::Identity;
@@ -132,14 +132,19 @@ fn start_data(setup: data::Setup) -> Result<(), Refusal> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            match runtime {
+            let ran = match runtime {
                 Ok(runtime) => {
-                    tokio::task::LocalSet::new().block_on(&runtime, data::run(setup, ready));
+                    tokio::task::LocalSet::new().block_on(&runtime, data::run(setup, ready))
                 }
-                Err(error) => drop(ready.send(Err(error.to_string()))),
+                Err(error) => {
+                    drop(ready.send(Err(error.to_string())));
+                    Ran::No
+                }
+            };
+            if ran == Ran::Yes {
+                // Told to end, or the other threads are gone: so is the daemon.
+                std::process::exit(0);
             }
-            // Without its data thread the daemon is nothing; its end is seen and acted upon.
-            std::process::exit(0);
         });
     spawned.map_err(|error| Refusal::failed(format!("no thread: {error}")))?;
     readiness

@@ -17,6 +17,7 @@ use crate::api::types::{Refusal, Status};
 use crate::config::cluster::Edit;
 use crate::config::node::{LinkRole, PoolIo};
 use crate::config::{Cluster, NodeConfig};
+use crate::control::Ran;
 use crate::events::EventLog;
 use crate::identity::{self, Identity};
 use crate::network::Addresses;
@@ -77,14 +78,19 @@ pub(crate) struct Setup {
 }
 
 /// Runs until an [`Order::End`] or a failure to start. `ready` hears whether it started.
-pub(crate) async fn run(setup: Setup, ready: std::sync::mpsc::Sender<Result<(), String>>) {
+pub(crate) async fn run(setup: Setup, ready: std::sync::mpsc::Sender<Result<(), String>>) -> Ran {
     match start(setup).await {
         Ok(running) => {
-            if ready.send(Ok(())).is_ok() {
-                running.serve().await;
+            if ready.send(Ok(())).is_err() {
+                return Ran::No;
             }
+            running.serve().await;
+            Ran::Yes
         }
-        Err(why) => drop(ready.send(Err(why))),
+        Err(why) => {
+            drop(ready.send(Err(why)));
+            Ran::No
+        }
     }
 }
 
@@ -327,6 +333,7 @@ async fn change(services: Services, mut edits: mpsc::Receiver<EditAsked>) {
 /// What an operator hears of an event of the mirror.
 fn sentence(event: &Event) -> Option<String> {
     match event {
+        Event::ResyncStarted { total_bytes: 0, .. } => None,
         Event::ResyncStarted {
             total_bytes,
             reason,

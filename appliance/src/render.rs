@@ -82,16 +82,13 @@ fn service(text: &mut String, status: &Status) {
             .iter()
             .map(|(host, lun, _)| format!("LUN {lun} of {host}"))
             .collect();
-        let maps = if maps.is_empty() {
-            "not mapped".to_owned()
-        } else {
-            maps.join(", ")
-        };
-        line(
-            text,
-            &volume.name,
-            &format!("{}, {maps}", bytes(volume.size_bytes)),
-        );
+        let size = bytes(volume.size_bytes);
+        match (volume.name.as_str(), maps.is_empty()) {
+            // Only the primary has read the configuration that gives names and maps.
+            ("", _) => line(text, &volume.uuid, &format!("{size}, a copy")),
+            (name, true) => line(text, name, &format!("{size}, not mapped")),
+            (name, false) => line(text, name, &format!("{size}, {}", maps.join(", "))),
+        }
     }
     for session in &status.sessions {
         line(

@@ -157,7 +157,11 @@ impl fmt::Debug for Members {
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.lineage(), self.0 & 0xffff_ffff_ffff)
+        let counter = self.0 & 0xffff_ffff_ffff;
+        match self.lineage() {
+            0 => write!(f, "{counter}"),
+            lineage => write!(f, "{lineage}.{counter}"),
+        }
     }
 }
 

@@ -75,8 +75,15 @@ async fn status(State(daemon): State<Daemon>) -> Json<Status> {
     Json(daemon.status.borrow().clone())
 }
 
-async fn config(State(daemon): State<Daemon>) -> Json<Cluster> {
-    Json(daemon.cluster.borrow().masked())
+async fn config(State(daemon): State<Daemon>) -> Result<Json<Cluster>, Refusal> {
+    let cluster = daemon.cluster.borrow().masked();
+    if cluster.target.is_empty() {
+        return Err(Refusal::failed(
+            "this box has not read the cluster configuration, because it does not serve; ask the \
+             primary box (see `twinsan status`)",
+        ));
+    }
+    Ok(Json(cluster))
 }
 
 #[derive(Deserialize)]

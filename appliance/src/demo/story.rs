@@ -47,10 +47,11 @@ pub(super) async fn start(boxes: &mut Boxes, report: &Report) -> Result<(), Refu
         first.ask(&Ask::Edit(edit)).await?;
     }
     until(boxes, &first, "both boxes are in sync", in_sync).await?;
-    for client in [first, boxes.boxes[1].client()] {
-        let has_it = |status: &Status| !status.volumes.is_empty();
-        until(boxes, &client, "both boxes have the volume", has_it).await?;
-    }
+    let serves = |status: &Status| status.volumes.iter().any(|volume| volume.name == VOLUME);
+    until(boxes, &first, "san1 serves the volume", serves).await?;
+    let second = boxes.boxes[1].client();
+    let has_it = |status: &Status| !status.volumes.is_empty();
+    until(boxes, &second, "san2 has the volume", has_it).await?;
     report.line(&format!(
         "san1 is primary, san2 stands by, both are in sync: {TARGET} serves {VOLUME} ({}) on {}",
         render::bytes(VOLUME_BYTES),
