@@ -1,15 +1,16 @@
 //! The other side of the tests' evidence: a process of its own that writes, remembers what was
 //! acknowledged and answers questions, one JSON line for each line it is told.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::demo::lines_of;
 use super::process::{Process, append};
 
 /// Longest wait for an answer that must come.
@@ -41,14 +42,7 @@ impl Initiator {
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdin = child.stdin.take().expect("it is piped");
         let stdout = child.stdout.take().expect("it is piped");
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        let lines = lines_of(stdout);
         let process = Process::of(child, log);
         Self {
             process,

@@ -3,6 +3,7 @@
 //! the program cannot influence: what the initiators sent and what was acknowledged.
 
 pub mod clock;
+pub mod demo;
 pub mod initiator;
 pub mod network;
 pub mod process;
@@ -80,6 +81,7 @@ pub struct Lab {
     processes: BTreeMap<Place, Process>,
     network: Network,
     disk: Disk,
+    sabotage: Option<&'static str>,
     dir: PathBuf,
     starts: u64,
     _turn: MutexGuard<'static, ()>,
@@ -114,6 +116,7 @@ impl Lab {
             processes: BTreeMap::new(),
             network,
             disk,
+            sabotage: None,
             dir,
             starts: 0,
             _turn: turn,
@@ -124,7 +127,19 @@ impl Lab {
     /// service addresses on both fabrics. `san1` is primary.
     #[must_use]
     pub fn with_pair(disk: Disk) -> Self {
-        let mut lab = Self::new(disk);
+        Self::new(disk).paired()
+    }
+
+    /// The same on files, with boxes that break a law on purpose.
+    #[must_use]
+    pub fn sabotaged(mutant: &'static str) -> Self {
+        let mut lab = Self::new(Disk::Files);
+        lab.sabotage = Some(mutant);
+        lab.paired()
+    }
+
+    fn paired(mut self) -> Self {
+        let lab = &mut self;
         lab.must(Place::San1, &["init"]);
         for place in [Place::Witness, Place::San1, Place::San2] {
             lab.start(place);
@@ -148,7 +163,7 @@ impl Lab {
         lab.until(Place::San1, "both addresses are held", |s| {
             s.addresses_here() == 2
         });
-        lab
+        self
     }
 
     /// The cables.
@@ -188,6 +203,9 @@ impl Lab {
             if let Disk::Volatile(seed) = self.disk {
                 let seed = seed.wrapping_add(self.starts).to_string();
                 command.args(["--volatile", &seed, "--boot-id", &fresh_uuid()]);
+            }
+            if let Some(mutant) = self.sabotage {
+                command.args(["--sabotage", mutant]);
             }
         }
         command
@@ -353,47 +371,56 @@ impl Lab {
         )
     }
 
+    /// The box that is primary.
+    ///
+    /// # Panics
+    /// If no box is within [`STATE_WAIT`].
+    #[must_use]
+    pub fn primary(&self) -> Place {
+        self.one_with("is primary", Status::is_primary)
+    }
+
     /// The box that is primary, once both agree on a protected pair.
     ///
     /// # Panics
     /// If no box is.
     #[must_use]
     pub fn settled_primary(&self) -> Place {
+        self.one_with("is primary of a pair in sync", Status::is_protected)
+    }
+
+    fn one_with(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Place {
         let boxes = [Place::San1, Place::San2];
-        clock::until(STATE_WAIT, || {
-            boxes.into_iter().find(|place| {
-                self.status(*place)
-                    .is_some_and(|status| status.is_protected())
-            })
-        })
-        .unwrap_or_else(|| {
+        let look = || {
+            boxes
+                .into_iter()
+                .find(|place| self.status(*place).as_ref().is_some_and(&wanted))
+        };
+        clock::until(STATE_WAIT, look).unwrap_or_else(|| {
             let said = boxes.map(|place| self.status(place).map(|status| status.words()));
-            panic!("no protected pair: {said:?}")
+            panic!("no box {what}: {said:?}")
         })
     }
 
-    /// True if both data areas of the volume hold the same bytes, as this process reads them.
+    /// The first block of 4 KiB in which the data areas of the volume differ, as this process
+    /// reads them.
     ///
     /// # Panics
     /// If a box does not say where its data is.
     #[must_use]
-    pub fn data_areas_are_equal(&self) -> Option<u64> {
+    pub fn first_difference(&self) -> Option<u64> {
         let primary = self.settled_primary();
         let status = self.protected(primary);
         let uuid = status.uuid(VOLUME).expect("the primary knows names");
         let peer = self.until(primary.other(), "it has the volume", |status| {
             status.data_area(&uuid).is_some()
         });
-        let areas = [&status, &peer].map(|status| {
+        let [left, right] = [&status, &peer].map(|status| {
             let (file, offset, bytes) = status.data_area(&uuid).expect("it has the volume");
             read_area(Path::new(&file), offset, bytes)
         });
-        let [left, right] =
-            areas.map(|area| area.chunks(4096).map(<[u8]>::to_vec).collect::<Vec<_>>());
-        let differs = left
-            .iter()
-            .zip(&right)
-            .position(|(left, right)| left != right);
+        let mut blocks = left.chunks(4096).zip(right.chunks(4096));
+        let differs = blocks.position(|(left, right)| left != right);
         differs.map(|block| u64::try_from(block).expect("a block number"))
     }
 }

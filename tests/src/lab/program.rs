@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+/// Names a `twinsan` to test instead of building one, for instance an installed one.
+const PROGRAM_VARIABLE: &str = "TWINSAN_PROGRAM";
+
 /// Path of a `twinsan` that is as new as the sources; built once for each run of the tests.
 ///
 /// # Panics
 /// If it does not build.
 pub fn twinsan() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(build)
+    PROGRAM.get_or_init(|| std::env::var_os(PROGRAM_VARIABLE).map_or_else(build, PathBuf::from))
 }
 
 fn build() -> PathBuf {

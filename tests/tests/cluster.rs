@@ -1,0 +1,315 @@
+//! The fault table on plain files, and what a pair must be like while nothing is wrong.
+//!
+//! Needs root, `ip` and `nft`. Identifiers such as X70 are rows of the administrators' checklist.
+
+#[macro_use]
+mod rows;
+
+use std::time::Duration;
+
+use rows::scene::{FREE_BLOCK, Scene, hold, hold_other};
+use tests::ci::assert_no_injected_failure;
+use tests::lab::clock::{self, Stopwatch};
+use tests::lab::{
+    Disk, ISCSI_PORT, Initiator, LOAD_NAME, Lab, Net, Place, STATE_WAIT, Status, VOLUME,
+};
+
+fault_table!(Disk::Files);
+
+const BOXES: [Place; 2] = [Place::San1, Place::San2];
+
+#[test]
+fn injected_failure() {
+    assert_no_injected_failure("cluster");
+}
+
+/// X01: block storage that every node of a cluster reaches, over both fabrics.
+#[test]
+fn x01_several_initiators_reach_one_lun() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    let mut one = hold(&mut lab, Place::Initiator, Net::Fabric1, LOAD_NAME);
+    let mut other = hold_other(&mut lab, Net::Fabric2);
+    writes_and_reads(&mut one, &mut other, 1);
+    writes_and_reads(&mut other, &mut one, 2);
+}
+
+/// Z36: a host is lost; another host finds all that it had written and goes on from there.
+#[test]
+fn z36_another_host_goes_on_with_the_lun() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    let mut lost = hold(&mut lab, Place::Initiator, Net::Fabric1, LOAD_NAME);
+    lost.must(&format!("write {FREE_BLOCK} 1"));
+    for net in Net::FABRICS {
+        lab.network().cut(Place::Initiator, net);
+    }
+    let mut other = hold_other(&mut lab, Net::Fabric1);
+    assert_eq!(other.must(&format!("read {FREE_BLOCK}"))["version"], 1);
+    other.must(&format!("write {FREE_BLOCK} 2"));
+    drop(lost);
+}
+
+fn writes_and_reads(writer: &mut Initiator, reader: &mut Initiator, version: u64) {
+    writer.must(&format!("write {FREE_BLOCK} {version}"));
+    assert_eq!(
+        reader.must(&format!("read {FREE_BLOCK}"))["version"],
+        version
+    );
+}
+
+/// X77: an acknowledged write is on both boxes, at all times: nothing was flushed here.
+#[test]
+fn x77_every_acknowledged_write_is_on_both_boxes() {
+    let mut scene = Scene::start("protocol-c", Disk::Files);
+    for _ in 0..3 {
+        scene.goes_on();
+        scene.load.must("stop");
+        scene.meter.must("stop");
+        assert_eq!(
+            scene.lab.first_difference(),
+            None,
+            "the data areas differ in this block"
+        );
+        scene.load.must("resume");
+        scene.meter.must("resume");
+    }
+    scene.finish();
+}
+
+/// X70, Z07, Z08, X87: one access point; addresses move with the role, as one group, in order:
+/// where an address is, a target listens, and no address is in two places.
+#[test]
+fn x70_z07_z08_x87_addresses_move_with_the_role_in_order() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    for (from, to) in [(Place::San1, Place::San2), (Place::San2, Place::San1)] {
+        assert_eq!(held(&mut lab, from), [true, true], "{} serves", from.name());
+        assert_eq!(
+            held(&mut lab, to),
+            [false, false],
+            "{} stands by",
+            to.name()
+        );
+        lab.must(from, &["switchover", "--to", to.name()]);
+        let watch = Stopwatch::start();
+        while held(&mut lab, to) != [true, true] {
+            assert!(
+                watch.elapsed() < STATE_WAIT,
+                "the addresses never came to {}",
+                to.name()
+            );
+            one_owner(&mut lab);
+        }
+        assert_eq!(
+            held(&mut lab, from),
+            [false, false],
+            "{} kept an address",
+            from.name()
+        );
+        lab.protected(to);
+        lab.until(to, "its status says so too", |status| {
+            status.addresses_here() == 2
+        });
+        for net in Net::FABRICS {
+            let ip = net.service_address();
+            assert!(
+                lab.network().listens(to, &ip, ISCSI_PORT),
+                "{ip} without a target"
+            );
+            assert!(
+                !lab.network().listens(from, &ip, ISCSI_PORT),
+                "{ip} has two targets"
+            );
+        }
+    }
+}
+
+fn held(lab: &mut Lab, place: Place) -> [bool; 2] {
+    Net::FABRICS.map(|net| lab.network().has_service_address(place, net))
+}
+
+/// Looked at in the order in which a planned move goes, so that an address in two places cannot
+/// be two looks at one address.
+fn one_owner(lab: &mut Lab) {
+    for net in Net::FABRICS {
+        for [first, second] in [BOXES, [Place::San2, Place::San1]] {
+            let network = lab.network();
+            let twice = network.has_service_address(first, net)
+                && network.has_service_address(second, net)
+                && network.has_service_address(first, net);
+            assert!(!twice, "both boxes have {}", net.service_address());
+        }
+    }
+}
+
+/// O03: only one box is operational, also while the role moves by force.
+#[test]
+fn o03_only_one_box_is_operational_at_any_time() {
+    let mut scene = Scene::start("one-operational", Disk::Files);
+    scene.lab.kill(Place::San1);
+    let watch = Stopwatch::start();
+    clock::pass(Duration::from_millis(100));
+    scene.lab.start(Place::San1);
+    while watch.elapsed() < Duration::from_secs(8) {
+        let serves = |place| {
+            scene
+                .lab
+                .status(place)
+                .filter(serves)
+                .map(|status| status.epoch())
+        };
+        let first = serves(Place::San1);
+        let second = serves(Place::San2);
+        let again = serves(Place::San1);
+        let both = first.is_some() && second.is_some() && first == again;
+        assert!(!both, "both serve: epochs {first:?} and {second:?}");
+    }
+    scene.goes_on();
+    scene.finish();
+}
+
+fn serves(status: &Status) -> bool {
+    status.is_primary() && status.mirror() != "frozen"
+}
+
+/// I01: the standby's process runs and has the volumes; a move starts no process and loads
+/// nothing.
+#[test]
+fn i01_the_standby_is_loaded_and_only_the_role_moves() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    let uuid = lab
+        .protected(Place::San1)
+        .uuid(VOLUME)
+        .expect("the primary knows names");
+    let standby = lab.until(Place::San2, "it stands by", |status| {
+        status.role() == "standby"
+    });
+    assert!(
+        standby.data_area(&uuid).is_some(),
+        "the standby lacks the volume: {}",
+        standby.0
+    );
+    let pids = BOXES.map(|place| lab.process(place).pid());
+    lab.must(Place::San1, &["switchover"]);
+    lab.protected(Place::San2);
+    assert_eq!(BOXES.map(|place| lab.process(place).pid()), pids);
+    assert!(
+        BOXES
+            .into_iter()
+            .all(|place| lab.process(place).is_running())
+    );
+    let mut held = hold_other(&mut lab, Net::Fabric1);
+    held.must(&format!("write {FREE_BLOCK} 1"));
+}
+
+/// X90: nothing serves because a box was started; the manager has to say so.
+#[test]
+fn x90_a_started_box_serves_nothing_by_itself() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    for place in [Place::San1, Place::San2, Place::Witness] {
+        lab.terminate(place);
+    }
+    lab.start(Place::San1);
+    lab.until(Place::San1, "it answers", |status| {
+        !status.role().is_empty()
+    });
+    let watch = Stopwatch::start();
+    while watch.elapsed() < Duration::from_secs(5) {
+        assert_eq!(
+            held(&mut lab, Place::San1),
+            [false, false],
+            "an address without a decision"
+        );
+        for net in Net::FABRICS {
+            let ip = net.service_address();
+            assert!(
+                !lab.network().listens(Place::San1, &ip, ISCSI_PORT),
+                "{ip} is listened on"
+            );
+        }
+        let status = lab.status(Place::San1).expect("it answers");
+        assert!(!status.is_primary(), "{}", status.0);
+        clock::pass(Duration::from_millis(100));
+    }
+    lab.start(Place::Witness);
+    lab.until(Place::San1, "it serves", |status| {
+        status.addresses_here() == 2
+    });
+}
+
+/// X96: the mirror connects by itself, as secondary; only the role is decided.
+#[test]
+fn x96_the_mirror_connects_at_boot_as_secondary() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    assert_eq!(
+        lab.terminate(Place::San2),
+        Some(0),
+        "SIGTERM is an orderly end"
+    );
+    lab.until(Place::San1, "it serves alone", |status| {
+        status.in_sync() == ["san1"]
+    });
+    lab.start(Place::San2);
+    lab.until(Place::San2, "its mirror is connected", |status| {
+        assert!(!status.is_primary(), "{}", status.0);
+        status.is_connected() && status.role() == "standby"
+    });
+    lab.protected(Place::San1);
+}
+
+/// The evidence itself: a primary that acknowledges what its peer never got is found out.
+#[test]
+fn a_dropped_acknowledgement_is_noticed() {
+    let mut scene = Scene::of("sabotaged", Lab::sabotaged("drop-ack"));
+    scene.lab.kill(Place::San1);
+    scene
+        .lab
+        .until(Place::San2, "it is primary", Status::is_primary);
+    let seen = clock::until(STATE_WAIT, || {
+        let failure = scene.load.must("status")["failure"]
+            .as_str()
+            .map(str::to_owned);
+        failure.filter(|failure| failure.contains("was lost"))
+    });
+    assert!(seen.is_some(), "nothing was noticed");
+}
+
+/// Law R10: a witness that was put back to an older state has no vote, so that a majority of old
+/// and new promises cannot be told twice.
+#[test]
+fn a_witness_restored_from_a_copy_does_not_vote() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    let state = lab.folder(Place::Witness).join("state");
+    let copy = lab.folder(Place::Witness).join("copy");
+    copy_folder(&state, &copy);
+    lab.kill(Place::San2);
+    lab.until(Place::San1, "it serves alone", |status| {
+        status.in_sync() == ["san1"]
+    });
+    let mut held = hold_other(&mut lab, Net::Fabric1);
+    held.must(&format!("write {FREE_BLOCK} 1"));
+    lab.kill(Place::Witness);
+    lab.kill(Place::San1);
+    std::fs::remove_dir_all(&state).expect("the state of a dead witness");
+    copy_folder(&copy, &state);
+    lab.start(Place::Witness);
+    lab.start(Place::San2);
+    drop(held);
+    // The copy still says that san2 has everything.
+    lab.never(
+        Duration::from_secs(8),
+        Place::San2,
+        "is primary",
+        Status::is_primary,
+    );
+    lab.start(Place::San1);
+    lab.protected(Place::San1);
+    let mut held = hold_other(&mut lab, Net::Fabric1);
+    assert_eq!(held.must(&format!("read {FREE_BLOCK}"))["version"], 1);
+    held.must("flush");
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).expect("a new folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a file can be copied");
+    }
+}
