@@ -169,6 +169,7 @@ impl Engine {
         self.joining = Joining::No;
         self.handover = None;
         self.verified = !self.counts_peer();
+        self.drop_unfinished();
         self.begin_activation();
     }
 

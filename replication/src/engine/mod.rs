@@ -276,6 +276,7 @@ impl Engine {
             self.advance_target_silence();
             self.advance_dial();
             self.advance_prepare();
+            self.advance_incoming();
             self.advance_target();
             self.advance_making();
             self.advance_handover();

@@ -28,6 +28,8 @@ const INCOMING_MAX: usize = 4;
 pub(super) struct Incoming {
     id: SessionId,
     accepted: Time,
+    /// A greeting that came while this box was busy with something else.
+    early: Option<(Header, Bytes)>,
     greeted: Option<Transcript>,
 }
 
@@ -82,6 +84,7 @@ impl Engine {
         self.incoming.push(Incoming {
             id: session,
             accepted: self.now,
+            early: None,
             greeted: None,
         });
     }
@@ -102,6 +105,13 @@ impl Engine {
         let greeted = known.and_then(|incoming| incoming.greeted);
         match (header.kind, greeted) {
             (Kind::Hello, None) if idle => self.greet(id, header, payload),
+            (Kind::Hello, None) if self.failed.is_none() => {
+                // the authority may be about to say that we are secondary
+                let incoming = self.incoming.iter_mut().find(|incoming| incoming.id == id);
+                if let Some(incoming) = incoming {
+                    incoming.early = Some((*header, payload.clone()));
+                }
+            }
             (Kind::Proof, Some(transcript)) if idle => {
                 let key = self.params.key;
                 let same = header.epoch == transcript.epoch && header.session == transcript.session;
@@ -113,6 +123,20 @@ impl Engine {
                 }
             }
             _ => self.refuse_incoming(id),
+        }
+    }
+
+    /// Looks at the greetings that came too early.
+    pub(super) fn advance_incoming(&mut self) {
+        if self.is_primary() || !self.booted {
+            return;
+        }
+        let early = self.incoming.iter_mut().filter_map(|incoming| {
+            let (header, payload) = incoming.early.take()?;
+            Some((incoming.id, header, payload))
+        });
+        for (id, header, payload) in early.collect::<Vec<_>>() {
+            self.on_incoming_frame(id, &header, &payload);
         }
     }
 

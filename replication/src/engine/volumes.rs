@@ -371,6 +371,23 @@ impl Engine {
         }
     }
 
+    /// What an aborted command left half made or half deleted: no host has seen it, or none will.
+    pub(super) fn drop_unfinished(&mut self) {
+        let entries = self.group.iter().flat_map(|group| group.volumes.values());
+        let unfinished = entries.filter(|entry| entry.life != Life::Ready);
+        let numbers: Vec<VolumeNumber> = unfinished.map(|entry| entry.spec.number).collect();
+        for number in numbers {
+            if self.volumes.contains_key(&number) {
+                self.drop_volume(number);
+            }
+            self.change_group(|group| {
+                if let Some(entry) = group.volumes.get_mut(&number) {
+                    entry.life = Life::Tombstone;
+                }
+            });
+        }
+    }
+
     /// Secondary: makes the volumes of the primary's table, removes what it has deleted. `true`
     /// when nothing is left to do and all of it is durable.
     pub(super) fn settle_table(&mut self, table: &[table::Entry]) -> Result<bool, String> {
@@ -424,8 +441,29 @@ impl Engine {
             self.drop_volume(number);
             return Ok(false);
         }
-        self.open_volume(spec, Purpose::Join);
+        if self.take_number(spec) {
+            self.open_volume(spec, Purpose::Join);
+        }
         Ok(false)
+    }
+
+    /// Whether the table here has the volume durably, so that its backing may be made: one that
+    /// is left over by a crash is found again.
+    fn take_number(&mut self, spec: VolumeSpec) -> bool {
+        let Some(group) = &self.group else {
+            return true;
+        }; // the system volume makes the table
+        let entry = group.volumes.get(&spec.number);
+        let taken = entry.is_some_and(|e| e.spec == spec && e.life != Life::Tombstone);
+        if !taken {
+            self.change_group(|group| {
+                group.highest = group.highest.max(spec.number);
+                group
+                    .volumes
+                    .insert(spec.number, new_entry(spec, Life::Creating));
+            });
+        }
+        self.group_is_durable(self.group_version())
     }
 
     /// Enters an attached volume into this box's table.
@@ -462,6 +500,8 @@ impl Engine {
             .filter(|entry| entry.spec == spec);
         if known.is_some_and(|entry| entry.life != Life::Tombstone) {
             self.delete_here(spec.number);
+        } else if known.is_some() && self.volumes.contains_key(&spec.number) {
+            self.drop_volume(spec.number); // deleted here by a command that was aborted
         }
     }
 
