@@ -251,7 +251,9 @@ impl World {
             began: 0,
             kind,
         };
-        self.commands.insert(id, issued);
+        if self.machine(host).runs(start) {
+            self.commands.insert(id, issued);
+        }
         if let Some(client) = client {
             self.clients[client].waiting.insert(id, self.now);
         }

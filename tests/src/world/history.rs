@@ -8,6 +8,8 @@
 //!    are in sync and every initiator gets answers; then the load ends, and both data areas are
 //!    equal byte for byte.
 
+use replication::engine::Role;
+
 use super::content::{self, SECTORS_PER_BLOCK};
 use super::outputs::Disks;
 use super::trace::{Counts, Trace};
@@ -15,6 +17,7 @@ use super::{Event, MS, World};
 use crate::client::Kind;
 use crate::faults::Options;
 use crate::net::{BOXES, Host, WITNESS};
+use crate::node::Process;
 use crate::oracle::{Depth, Media};
 use crate::rng::Rng;
 
@@ -130,6 +133,7 @@ impl World {
             }
         } else {
             self.machine(host).mood = crate::node::Mood::default();
+            self.restart_failed(host);
             if let Some(start) = self
                 .machine(host)
                 .process
@@ -141,6 +145,16 @@ impl World {
         }
         let wait = self.rng.between(MS, 500 * MS);
         self.schedule(wait, Event::Boot(host));
+    }
+
+    /// The operator starts a box again whose mirror gave up its disk.
+    fn restart_failed(&mut self, host: Host) {
+        let process = self.machine(host).process.as_ref();
+        let failed = |process: &Process| process.engine.status().role == Role::Failed;
+        if process.is_some_and(failed) {
+            self.counts.add("restarted after a disk failure");
+            self.kill(host);
+        }
     }
 
     /// The load ends; what is left must be equal on both boxes.

@@ -15,6 +15,9 @@ use crate::net::{Host, Item, Link, WITNESS};
 use crate::node::{Delivery, Machine};
 use crate::oracle::{Depth, Media};
 
+/// Kind of the frames that only say that the sender lives.
+const PING: u8 = 48;
+
 /// More outputs of one input than any real one has: a loop.
 const OUTPUTS_MAX: usize = 200_000;
 
@@ -233,9 +236,11 @@ impl World {
                 ..
             } => {
                 let payload = joined(payload, trailer);
-                self.trace.note(now, || {
-                    format!("{host}: sends kind {} on {}", header[6], session.0)
-                });
+                if header[6] != PING {
+                    self.trace.note(now, || {
+                        format!("{host}: sends kind {} on {}", header[6], session.0)
+                    });
+                }
                 self.net
                     .send(now, session.0, host, Item::Frame { header, payload });
             }
@@ -262,7 +267,8 @@ impl World {
             }
             Io::Read { .. } | Io::Flush => false,
         };
-        let late = is_data && process.primary_of.is_none() && process.frame_epoch <= process.sealed;
+        let late = is_data && process.primary_of.is_none() && process.frame_epoch <= process.sealed
+            && process.sealed > 0;
         let (frame_epoch, sealed) = (process.frame_epoch, process.sealed);
         let start = process.start;
         let ticket = backing.disk.submit(io, &mut self.rng);

@@ -511,7 +511,7 @@ impl World {
     /// Remembers the epoch of the data frames that a box received (P4).
     fn notice_frame(&mut self, party: Party, header: &[u8]) {
         let epoch = u64::from_le_bytes(header[8..16].try_into().expect("eight bytes"));
-        let is_data = (16..20).contains(&header[6]);
+        let is_data = (16..24).contains(&header[6]);
         if let Some(process) = &mut self.machine(party.host).process
             && process.start == party.start
             && is_data
