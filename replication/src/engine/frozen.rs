@@ -263,7 +263,8 @@ impl Engine {
     fn serve(&mut self) {
         self.reign = Reign::Serving;
         self.step();
-        self.frozen = false;
+        // counted again meanwhile, by a readmission that was chosen after all
+        self.frozen = self.verified && self.counts_peer() && !self.is_streaming();
         self.dial_at = None;
         if self.group.as_ref().is_some_and(|group| group.following) {
             self.change_group(|group| group.following = false); // flushed, and primary from here

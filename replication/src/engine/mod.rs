@@ -36,7 +36,7 @@ pub use io::{
 
 use crate::meta::group::GroupState;
 use crate::types::{CommandId, Epoch, OpId, SessionId, Time, VolumeNumber};
-use crate::wire::{self, Header, volumes::Entry};
+use crate::wire::{self, volumes::Entry};
 use bytes::Bytes;
 use frozen::{Reign, Standing};
 use resync::Joining;
@@ -198,7 +198,7 @@ impl Engine {
                 session,
                 header,
                 payload,
-            } => self.on_frame(session, &header, payload),
+            } => self.on_frame(session, &header, &payload),
             Input::Authority(authority) => self.on_authority(authority),
             Input::Seal { epoch } => self.on_seal(epoch),
             Input::Handover { epoch } => self.on_handover(epoch),
@@ -235,7 +235,7 @@ impl Engine {
         }
     }
 
-    fn on_frame(&mut self, session: SessionId, header: &[u8; wire::HEADER_LEN], payload: Bytes) {
+    fn on_frame(&mut self, session: SessionId, header: &[u8; wire::HEADER_LEN], payload: &Bytes) {
         let source = self
             .source
             .as_ref()
@@ -244,23 +244,13 @@ impl Engine {
             .target
             .as_ref()
             .is_some_and(|target| target.id == session);
-        let parsed = Header::parse(header);
-        let parsed = parsed
-            .ok()
-            .filter(|header| header.payload_len as usize == payload.len());
-        match parsed {
-            Some(header) if source => self.on_source_frame(&header, &payload),
-            Some(header) if target => self.on_target_frame(header, payload),
-            Some(header) => self.on_incoming_frame(session, &header, &payload),
-            None if source => self.break_session("a frame is damaged"),
-            None => {
-                self.drop_incoming(session);
-                self.emit(Output::Disconnect { session });
-                if target {
-                    self.alarm("the data session with the primary is closed: damaged frame".into());
-                    self.target = None;
-                }
-            }
+        match wire::open(header, payload) {
+            Ok((header, body)) if source => self.on_source_frame(&header, &body),
+            Ok((header, body)) if target => self.on_target_frame(header, body),
+            Ok((header, body)) => self.on_incoming_frame(session, &header, &body),
+            Err(error) if source => self.break_session(&error.to_string()),
+            Err(error) if target => self.break_target(error),
+            Err(_) => self.refuse_incoming(session),
         }
     }
 

@@ -12,7 +12,7 @@ use super::resync::Progress;
 use super::{Class, Engine, Event, Output, PeerLoss};
 use crate::mutants::mutant;
 use crate::types::{Epoch, SessionId, Time, VolumeNumber};
-use crate::wire::{Header, Kind, Refusal, WireError, data, hello};
+use crate::wire::{self, Header, Kind, Refusal, WireError, hello};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -179,8 +179,8 @@ impl Engine {
     pub(super) fn send_body(&mut self, kind: Kind, payload: Bytes) {
         let source = self.source.as_mut().expect("the caller has a session");
         let mut header = Header::new(kind, source.epoch, source.number);
-        header.payload_len = u32::try_from(payload.len()).expect("bodies are small");
-        self.send_frame(&header, payload, Bytes::new(), Class::Application);
+        let trailer = wire::seal(&mut header, &payload);
+        self.send_frame(&header, payload, trailer, Class::Application);
     }
 
     /// Sends a sequenced frame without a range.
@@ -201,9 +201,9 @@ impl Engine {
         let mut header = Header::new(kind, source.epoch, source.number);
         header.seq = source.last_seq;
         header.volume = volume;
-        header.payload_len = u32::try_from(body.len()).expect("bodies are small");
+        let trailer = wire::seal(&mut header, &body);
         source.unacked.insert(header.seq, Sent { what, volume });
-        self.send_frame(&header, body, Bytes::new(), Class::Application);
+        self.send_frame(&header, body, trailer, Class::Application);
     }
 
     /// Sends a sequenced frame about a range of a volume; its place in the stream.
@@ -218,7 +218,6 @@ impl Engine {
         let source = self.source.as_mut().expect("the caller has a session");
         source.last_seq += 1;
         let seq = source.last_seq;
-        let trailer = data::trailer(&payload);
         let ranges = source.ranges.entry(volume).or_default();
         let dep_seq = ranges
             .overlapping(range.start, range.end)
@@ -231,16 +230,16 @@ impl Engine {
             What::Flush { .. } | What::Marker { .. } | What::Volume => {}
         }
         source.unacked.insert(seq, Sent { what, volume });
-        let header = Header {
+        let mut header = Header {
             flags,
             seq,
             dep_seq,
             offset: range.start,
             length: range.end - range.start,
             volume,
-            payload_len: u32::try_from(payload.len() + trailer.len()).expect("pieces are bounded"),
             ..Header::new(kind, source.epoch, source.number)
         };
+        let trailer = wire::seal(&mut header, &payload);
         self.send_frame(&header, payload, trailer, class);
         seq
     }

@@ -16,7 +16,7 @@ use crate::meta::group::Life;
 use crate::mutants::mutant;
 use crate::types::{Epoch, Fua, OpId, SessionId, Time, VolumeNumber, Zeroed};
 use crate::wire::hello::{Hello, Side, State, StateVolume, Transcript};
-use crate::wire::{FLAG_FUA, Header, Kind, Refusal, WireError, data, mask, volumes};
+use crate::wire::{self, FLAG_FUA, Header, Kind, Refusal, WireError, mask, volumes};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -93,7 +93,15 @@ impl Engine {
         self.incoming.retain(|incoming| incoming.id != session);
     }
 
-    fn refuse_incoming(&mut self, session: SessionId) {
+    /// What came is not to be understood.
+    pub(super) fn break_target(&mut self, error: WireError) {
+        self.alarm(format!(
+            "the data session with the primary is closed: {error}"
+        ));
+        self.close_target_session();
+    }
+
+    pub(super) fn refuse_incoming(&mut self, session: SessionId) {
         self.drop_incoming(session);
         self.emit(Output::Disconnect { session });
     }
@@ -162,8 +170,8 @@ impl Engine {
     }
 
     fn send_to(&mut self, session: SessionId, mut header: Header, payload: Bytes) {
-        header.payload_len = u32::try_from(payload.len()).expect("answers are small");
-        let (header, trailer, class) = (header.encode(), Bytes::new(), Class::Application);
+        let trailer = wire::seal(&mut header, &payload);
+        let (header, class) = (header.encode(), Class::Application);
         self.emit(Output::Send {
             session,
             header,
@@ -296,10 +304,7 @@ impl Engine {
             }
         };
         if let Err(error) = result {
-            self.alarm(format!(
-                "the data session with the primary is closed: {error}"
-            ));
-            self.close_target_session();
+            self.break_target(error);
         }
     }
 
@@ -338,10 +343,7 @@ impl Engine {
             self.answer_frame(Kind::Ack, 0, VolumeNumber::SYSTEM, seq, Bytes::new());
         }
         if let Err(error) = self.take_frames() {
-            self.alarm(format!(
-                "the data session with the primary is closed: {error}"
-            ));
-            self.close_target_session();
+            self.break_target(error);
         }
     }
 
@@ -424,12 +426,12 @@ impl Engine {
                 Kind::VolumeCreate | Kind::VolumeDelete => {
                     self.on_volume_frame(&header, &payload)?;
                 }
-                _ => self.queue_write(header, &payload)?,
+                _ => self.queue_write(header, payload)?,
             }
         }
     }
 
-    fn queue_write(&mut self, header: Header, payload: &Bytes) -> Result<(), WireError> {
+    fn queue_write(&mut self, header: Header, data: Bytes) -> Result<(), WireError> {
         let Header {
             volume: number,
             offset,
@@ -449,13 +451,9 @@ impl Engine {
         if !(offset | length).is_multiple_of(SECTOR_BYTES) {
             return Err(WireError::Field("offset"));
         }
-        let data = if header.kind.has_data() {
-            data::verify(payload, length)?
-        } else if payload.is_empty() {
-            Bytes::new()
-        } else {
+        if header.kind.has_data() == data.is_empty() {
             return Err(WireError::Field("payload_len"));
-        };
+        }
         let target = self.target.as_mut().expect("the caller looked");
         let locks = target.locks.entry(number).or_default();
         let mut grant = locks.acquire(seq, offset, end, Mode::Exclusive);

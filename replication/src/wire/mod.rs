@@ -7,9 +7,8 @@
 //! 48 session 4 | volume 4 | payload_len 4 | crc32c 4   (of the 60 bytes before it)
 //! ```
 //!
-//! Little-endian throughout. A data frame's payload is the data followed by one CRC32C per 4 KiB
-//! block of it, so that a receiver can read the data to an aligned buffer. Nothing past this
-//! module re-checks a length.
+//! Little-endian throughout. A payload is a body followed by one CRC32C per 4 KiB block of it, so that
+//! a receiver can read the body to an aligned buffer. Nothing past this module re-checks a length.
 
 pub mod data;
 pub mod hello;
@@ -274,6 +273,38 @@ impl Header {
             payload_len: raw.payload_len.get(),
         })
     }
+}
+
+/// Closes a header over the body that follows it; the checksums to send after the body.
+///
+/// Of a frame with a range, `length` is the range's, which is the body's too if it has one.
+#[must_use]
+pub fn seal(header: &mut Header, body: &[u8]) -> bytes::Bytes {
+    let trailer = data::trailer(body);
+    if !body.is_empty() {
+        header.length = body.len() as u64;
+    }
+    let payload_len = body.len() + trailer.len();
+    header.payload_len = u32::try_from(payload_len).expect("bodies are bounded");
+    trailer
+}
+
+/// Reads a frame as it came; its header, and its body after the checksums were compared.
+///
+/// # Errors
+/// Anything that [`seal`] did not close.
+pub fn open(
+    header: &[u8; HEADER_LEN],
+    payload: &bytes::Bytes,
+) -> Result<(Header, bytes::Bytes), WireError> {
+    let header = Header::parse(header)?;
+    if header.payload_len as usize != payload.len() {
+        return Err(WireError::Field("payload_len"));
+    }
+    if payload.is_empty() {
+        return Ok((header, bytes::Bytes::new()));
+    }
+    Ok((header, data::verify(payload, header.length)?))
 }
 
 /// How many bytes of payload follow `header`.

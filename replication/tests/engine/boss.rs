@@ -21,6 +21,8 @@ pub(crate) struct Boss {
     sealing: Option<(usize, u64, u64)>,
     idle_since: u64,
     handing_over: bool,
+    /// When each box has heard what was said until now.
+    told: [u64; 2],
     pub(crate) promotions: u64,
     pub(crate) degrades: u64,
     pub(crate) readmissions: u64,
@@ -126,7 +128,8 @@ impl World {
 
     fn tell(&mut self, who: usize) {
         let authority = self.authority(who);
-        let (life, delay) = (self.boxes[who].life, self.rng.below(3 * MS));
+        let delay = self.rng.below(3 * MS);
+        let (life, delay) = (self.boxes[who].life, self.in_order(who, delay));
         self.at(delay, What::Input(who, life, Input::Authority(authority)));
         let alone = !self.boss.in_sync[1 - who] && self.boss.doubt.is_none();
         if alone {
@@ -135,6 +138,13 @@ impl World {
                 What::Input(who, life, Input::Lease(Lease::Unlimited)),
             );
         }
+    }
+
+    /// A delay such that what is told overtakes nothing.
+    fn in_order(&mut self, who: usize, delay: u64) -> u64 {
+        let at = (self.now + delay).max(self.boss.told[who]);
+        self.boss.told[who] = at;
+        at - self.now
     }
 
     fn renew_lease(&mut self) {
@@ -221,7 +231,8 @@ impl World {
             if thinks && !is && !self.boxes[who].isolated {
                 let epoch = Epoch(self.boss.epoch);
                 let input = Input::Authority(Authority::Secondary { epoch });
-                self.at(MS / 2, What::Input(who, life, input));
+                let delay = self.in_order(who, MS / 2);
+                self.at(delay, What::Input(who, life, input));
             }
         }
     }
@@ -237,7 +248,9 @@ impl World {
                     self.boss.doubt = Some(epoch.0);
                     let authority = self.authority(who);
                     let input = Input::Authority(authority);
-                    self.at(MS / 10, What::Input(who, life, input));
+                    let told = self.in_order(who, MS / 10);
+                    self.at(told, What::Input(who, life, input));
+                    let delay = told + delay;
                     let step = Step::CommitReadmit {
                         who,
                         life,
@@ -369,6 +382,7 @@ impl World {
         self.boss.handovers += 1;
         let epoch = Epoch(self.boss.epoch);
         let delay = self.rng.below(4 * MS);
+        let delay = self.in_order(who, delay);
         let input = Input::Authority(Authority::Secondary { epoch });
         self.at(delay, What::Input(who, life, input));
         self.tell(other);
