@@ -125,9 +125,17 @@ fn params(setup: &Setup) -> Result<Params, String> {
         key: setup.key,
         links: (0..count).map(ha::LinkId).collect(),
         witness_link: ha::LinkId(count),
-        software: 1,
+        software: software(),
         seed: u64::try_from(identity::random()? >> 64).expect("the upper half"),
     })
+}
+
+/// The version of this program as one number, for the gate of a planned switch.
+fn software() -> u32 {
+    let parts = env!("CARGO_PKG_VERSION").split(['.', '-']).take(3);
+    parts
+        .filter_map(|part| part.parse::<u32>().ok())
+        .fold(0, |all, part| all * 1000 + part)
 }
 
 /// A socket for each link, and one for the witness.

@@ -31,6 +31,7 @@ const ASKS_MAX: usize = 64;
 /// Why it cannot start, and what to do.
 pub fn run(file: &Path, lab: &LabArgs) -> Result<(), Refusal> {
     crate::log::start();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let config = NodeConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
     for warning in preflight::check(&config).map_err(Refusal::failed)? {
         tracing::warn!("{warning}");
@@ -64,12 +65,6 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
     let events = Arc::new(EventLog::default());
     let lease = LeaseCell::new();
-    let socket = server::bind(&config.api).map_err(|error| {
-        Refusal::failed(format!(
-            "cannot make the socket {}: {error}",
-            config.api.display()
-        ))
-    })?;
     let (orders_in, orders) = mpsc::unbounded_channel();
     let (authority_in, authority) = mpsc::unbounded_channel();
     let (edits_in, edits) = mpsc::channel(ASKS_MAX);
@@ -89,6 +84,13 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         events: Arc::clone(&events),
     })
     .map_err(Refusal::failed)?;
+    // The control thread holds the state directory now, so no other daemon of this box runs.
+    let socket = server::bind(&config.api).map_err(|error| {
+        Refusal::failed(format!(
+            "cannot make the socket {}: {error}",
+            config.api.display()
+        ))
+    })?;
     start_data(data::Setup {
         config,
         identity,

@@ -318,7 +318,7 @@ async fn change(services: Services, mut edits: mpsc::Receiver<EditAsked>) {
         tokio::select! {
             asked = edits.recv() => {
                 let Some((edit, answer)) = asked else { return };
-                let result = services.edit(&edit).await.map_err(Refusal::failed);
+                let result = services.edit(&edit).await;
                 drop(answer.send(result));
             }
             _ = tick.tick() => {

@@ -18,7 +18,7 @@ use crate::preflight;
 /// Writes the first metadata and the first record. Refuses if there is anything already.
 ///
 /// # Errors
-/// A refusal; nothing was changed.
+/// A refusal; nothing was changed unless it says so.
 pub async fn run(file: &Path) -> Result<(), Refusal> {
     let config = NodeConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
     preflight::check(&config).map_err(Refusal::failed)?;
@@ -61,9 +61,13 @@ pub async fn run(file: &Path) -> Result<(), Refusal> {
         ha::Policy::Witness,
     )
     .map_err(|error| Refusal::failed(error.to_string()))?;
-    store
-        .save(group, &record)
-        .map_err(|error| Refusal::failed(format!("cannot save the first record: {error}")))
+    store.save(group, &record).map_err(|error| {
+        Refusal::failed(format!(
+            "cannot save the first record: {error}; the pool {} was formatted: empty it before the \
+             next try",
+            pool.dir().display()
+        ))
+    })
 }
 
 /// Lets the engine write the first metadata; returns the identity of the new copy.

@@ -2,8 +2,16 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging; a second call does nothing.
+/// Starts logging, and makes every panic the end of the process: a broken assertion in one task
+/// must not leave a box that heartbeats and serves nothing, or worse. The peer takes over.
 pub(crate) fn start() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(
+            "{panic}; this is a bug of twinsan: the box stops here so that the other one can take \
+             over; start it again, and report this line"
+        );
+        std::process::abort();
+    }));
     let filter = EnvFilter::try_from_env("TWINSAN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)

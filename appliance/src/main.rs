@@ -33,7 +33,14 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Refusal> {
     match &cli.verb {
         Verb::Demo(args) => runtime()?.block_on(demo::run(args, cli.json)),
-        Verb::Init => runtime()?.block_on(init::run(&cli.config)),
+        Verb::Init => {
+            runtime()?.block_on(init::run(&cli.config))?;
+            verbs::say(
+                "done: this is the first box of a new pair; now start `twinsan run` here, then \
+                 `twinsan run` on the other box and `twinsan witness` on the third host",
+            );
+            Ok(())
+        }
         Verb::Run(args) => daemon::run(&cli.config, lab(args.lab())),
         Verb::Witness(args) => {
             end_with_parent(args.end_with_parent);

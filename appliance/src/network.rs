@@ -10,7 +10,7 @@ use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, So
 use crate::announce::{self, Mac};
 use crate::config::cluster::Network;
 
-/// The kernel drops the address by itself when nobody renews it (design 4: whole seconds only).
+/// The kernel drops the address by itself when nobody renews it; it counts in whole seconds only.
 const VALID_SECONDS: u32 = 2;
 
 /// Why an address cannot be held here.
@@ -34,12 +34,6 @@ pub(crate) struct Addresses {
     netlink: rtnetlink::Handle,
 }
 
-/// Whether an address needs adding before it can be bound.
-#[must_use]
-pub(crate) fn is_loopback(ip: IpAddr) -> bool {
-    ip.is_loopback()
-}
-
 impl Addresses {
     /// Opens netlink; its pump runs as a task of the current runtime.
     ///
@@ -56,7 +50,7 @@ impl Addresses {
     /// # Errors
     /// [`NetworkError`].
     pub(crate) async fn hold(&self, network: Network) -> Result<(), NetworkError> {
-        if is_loopback(network.ip) {
+        if network.ip.is_loopback() {
             return Ok(());
         }
         let interface = interface_of(network)?;
@@ -86,7 +80,7 @@ impl Addresses {
     /// # Errors
     /// [`NetworkError`].
     pub(crate) async fn release(&self, network: Network) -> Result<(), NetworkError> {
-        if is_loopback(network.ip) {
+        if network.ip.is_loopback() {
             return Ok(());
         }
         let Ok(interface) = interface_of(network) else {
@@ -117,7 +111,7 @@ impl Addresses {
 /// # Errors
 /// [`NetworkError`].
 pub(crate) fn announce(network: Network) -> Result<(), NetworkError> {
-    if is_loopback(network.ip) {
+    if network.ip.is_loopback() {
         return Ok(());
     }
     let interface = interface_of(network)?;
@@ -132,7 +126,13 @@ pub(crate) fn announce(network: Network) -> Result<(), NetworkError> {
         nix::sys::socket::bind(socket.as_raw_fd(), &interface.link)?;
         nix::sys::socket::send(socket.as_raw_fd(), &frame, MsgFlags::empty()).map(|_| ())
     };
-    send().map_err(|error| NetworkError::Refused(error.to_string()))
+    send().map_err(|error| {
+        if error == nix::errno::Errno::EPERM {
+            NetworkError::Refused(error.to_string())
+        } else {
+            NetworkError::Kernel(network, error.to_string())
+        }
+    })
 }
 
 struct Interface {

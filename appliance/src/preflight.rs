@@ -33,7 +33,8 @@ pub(crate) fn check(config: &NodeConfig) -> Result<Vec<String>, String> {
         .any(|link| link.role == LinkRole::Service)
     {
         warnings.push(
-            "no [[link]] has role = \"service\"; a failed initiator network stays unseen"
+            "no [[link]] has role = \"service\"; heartbeats on the initiators' network keep the \
+             boxes in touch when the others fail"
                 .to_owned(),
         );
     }

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::api::types::Refusal;
 use crate::config::Cluster;
 use crate::config::cluster::{Address, Edit, Network, Volume as VolumeConfig};
 use crate::events::EventLog;
@@ -30,6 +31,8 @@ use crate::network::{self, Addresses};
 use crate::system::{Replicated, SystemVolume, awaited};
 use crate::volume::Volume;
 
+/// Initiators remembered; a stranger under host `any` may choose its name.
+const INITIATORS_MAX: usize = 1024;
 /// Law T5: how often and how long a new place of an address is announced.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(200);
 const ANNOUNCEMENTS: u32 = 25;
@@ -63,6 +66,7 @@ struct Inner {
 /// An address this box serves.
 struct Held {
     tag: u16,
+    renewal_failed: bool,
     tasks: Vec<AbortHandle>,
 }
 
@@ -193,13 +197,21 @@ impl Services {
         self.inner.target().deactivate();
     }
 
-    /// Renews the kernel lifetime of every address; called while the lease holds (design 4).
+    /// Renews the kernel lifetime of every address; called while the lease holds. A failure is
+    /// told when it begins, not each time.
     pub(crate) async fn renew(&self) {
         for network in self.held() {
-            if let Err(error) = self.inner.addresses.hold(network).await {
-                self.inner
-                    .events
-                    .add(format!("cannot renew {network}: {error}"));
+            let renewed = self.inner.addresses.hold(network).await;
+            let mut held = self.inner.held.borrow_mut();
+            let Some(held) = held.get_mut(&network) else {
+                continue;
+            };
+            let failed_before = std::mem::replace(&mut held.renewal_failed, renewed.is_err());
+            if let (Err(error), false) = (renewed, failed_before) {
+                self.inner.events.add(format!(
+                    "service address {network} cannot be renewed: {error}; initiators lose this \
+                     path in 2 s"
+                ));
             }
         }
     }
@@ -207,8 +219,8 @@ impl Services {
     /// Makes a change of the cluster configuration durable on every member, then puts it in force.
     ///
     /// # Errors
-    /// A sentence; the configuration in force has not changed unless the sentence says so.
-    pub(crate) async fn edit(&self, edit: &Edit) -> Result<String, String> {
+    /// A refusal; nothing has changed unless it says so.
+    pub(crate) async fn edit(&self, edit: &Edit) -> Result<String, Refusal> {
         self.inner.edit(edit).await
     }
 }
@@ -227,7 +239,34 @@ impl Inner {
         }
         self.put_in_force(value)?;
         self.configured.set(true);
+        self.forget_strays().await;
         Ok(())
+    }
+
+    /// A change that was cut short may leave a volume that no configuration names, and that no
+    /// host ever saw or can see again: it goes, so that its number can be used.
+    async fn forget_strays(&self) {
+        let named: BTreeSet<u32> = self
+            .value
+            .borrow()
+            .cluster
+            .volumes
+            .iter()
+            .map(|volume| volume.number)
+            .collect();
+        for volume in self.mirror.status().volumes {
+            let number = volume.spec.number;
+            if number == VolumeNumber::SYSTEM || named.contains(&number.0) {
+                continue;
+            }
+            let gone = awaited(|reply| self.mirror.delete_volume(number, reply)).await;
+            self.events.add(match gone {
+                Ok(_) => {
+                    format!("volume {number}, left by a change that was cut short, is deleted")
+                }
+                Err(why) => format!("volume {number}, which nothing names, stays: {why}"),
+            });
+        }
     }
 
     /// Shows `value` to initiators and to the API.
@@ -277,12 +316,11 @@ impl Inner {
     async fn remember(&self) -> Result<(), String> {
         let mut value = self.value.borrow().clone();
         let target = self.target();
-        value.initiators.extend(
-            target
-                .sessions()
-                .into_iter()
-                .map(|session| session.key.initiator),
-        );
+        for session in target.sessions() {
+            if value.initiators.len() < INITIATORS_MAX {
+                value.initiators.insert(session.key.initiator);
+            }
+        }
         for (unit, initiator) in target.array().borrow_mut().cache_losses_told() {
             let volumes = &value.cluster.volumes;
             let volume = volumes
@@ -330,26 +368,36 @@ impl Inner {
         }
     }
 
-    async fn edit(&self, edit: &Edit) -> Result<String, String> {
+    async fn edit(&self, edit: &Edit) -> Result<String, Refusal> {
         if !self.configured.get() {
-            return Err(
-                "this box does not serve the pair now; ask the primary box (see \
-                        `twinsan status`)"
-                    .to_owned(),
-            );
+            return Err(Refusal::failed(
+                "this box does not serve the pair now, so nothing was changed; ask the primary box \
+                 (see `twinsan status`)",
+            ));
         }
         let mut value = self.value.borrow().clone();
         let before = value.cluster.clone();
-        let after = before.with(edit, self.epoch.get())?;
+        let after = before
+            .with(edit, self.epoch.get())
+            .map_err(Refusal::usage)?;
         if let Edit::AddVolume { name, .. } = edit {
-            self.make_volume(after.volume(name)?).await?;
+            let volume = after.volume(name).map_err(Refusal::usage)?;
+            self.make_volume(volume).await.map_err(Refusal::failed)?;
         }
         value.cluster = after.clone();
         self.system.store(&value).await.map_err(|error| {
-            format!("{error}; the change may or may not be in force: look at `twinsan config show`")
+            Refusal::failed(format!(
+                "{error}; the change may or may not be in force: look at `twinsan config show`"
+            ))
         })?;
-        self.put_in_force(value)?;
-        self.follow(edit, &before, &after).await?;
+        let stored = |error: String| {
+            Refusal::failed(format!(
+                "the change is stored on every in-sync box, but not all of it is done yet: {error}; \
+                 see `twinsan events`"
+            ))
+        };
+        self.put_in_force(value).map_err(stored)?;
+        self.follow(edit, &before, &after).await.map_err(stored)?;
         let generation = after.generation;
         let text = format!(
             "done: cluster configuration {}.{} is on every in-sync box",
@@ -433,7 +481,14 @@ impl Inner {
         });
         let announcing = tokio::task::spawn_local(announce(network));
         let tasks = vec![serving.abort_handle(), announcing.abort_handle()];
-        self.held.borrow_mut().insert(network, Held { tag, tasks });
+        self.held.borrow_mut().insert(
+            network,
+            Held {
+                tag,
+                renewal_failed: false,
+                tasks,
+            },
+        );
         Ok(())
     }
 
@@ -478,7 +533,6 @@ async fn announce(network: Network) {
     for _ in 0..ANNOUNCEMENTS {
         if let Err(error) = network::announce(network) {
             tracing::warn!("{network} cannot be announced: {error}");
-            return;
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }

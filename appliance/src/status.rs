@@ -45,8 +45,6 @@ pub(crate) struct Progress {
 struct Running {
     started_ns: u64,
     total_bytes: u64,
-    left_bytes: u64,
-    at_ns: u64,
 }
 
 impl Progress {
@@ -57,8 +55,6 @@ impl Progress {
                 self.running = Some(Running {
                     started_ns: now_ns,
                     total_bytes: *total_bytes,
-                    left_bytes: *total_bytes,
-                    at_ns: now_ns,
                 });
             }
             Event::ResyncProgress {
@@ -66,9 +62,7 @@ impl Progress {
                 total_bytes,
             } => {
                 if let Some(running) = &mut self.running {
-                    running.left_bytes = *left_bytes;
                     running.total_bytes = (*total_bytes).max(*left_bytes);
-                    running.at_ns = now_ns;
                 }
             }
             Event::InSync { .. } | Event::PeerLost { .. } => self.running = None,

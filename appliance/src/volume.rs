@@ -80,30 +80,32 @@ impl Backend for Volume {
     }
 
     fn submit(&self, request: Request, completion: Completion) {
-        if let Request::WriteSame {
-            offset_bytes,
-            len_bytes,
-            pattern,
-            fua,
-        } = &request
-        {
-            let (offset_bytes, len_bytes) = (*offset_bytes, *len_bytes);
-            let range = SameRange {
-                offset_bytes,
-                len_bytes,
-                fua: fua_of(*fua),
-            };
-            return self.write_same(range, pattern, completion);
+        match plan(self.number, request) {
+            Plan::One(command) => {
+                self.mirror
+                    .submit(command, move |result| completion.complete(answer(result)));
+            }
+            Plan::Same(range, pattern) => self.write_same(range, &pattern, completion),
         }
-        let command = command(self.number, request);
-        self.mirror
-            .submit(command, move |result| completion.complete(answer(result)));
     }
 }
 
-/// What the mirror does for a request; a WRITE SAME comes here a piece at a time.
-fn command(volume: VolumeNumber, request: Request) -> Command {
-    match request {
+/// What becomes of a request.
+enum Plan {
+    /// One command.
+    One(Command),
+    /// A write for each piece of a range.
+    Same(SameRange, Bytes),
+}
+
+fn plan(volume: VolumeNumber, request: Request) -> Plan {
+    let zeroes = |offset_bytes, len_bytes, fua| Command::WriteZeroes {
+        volume,
+        offset_bytes,
+        len_bytes,
+        fua,
+    };
+    Plan::One(match request {
         Request::Read {
             offset_bytes,
             len_bytes,
@@ -116,56 +118,51 @@ fn command(volume: VolumeNumber, request: Request) -> Command {
             offset_bytes,
             data,
             fua,
-        }
-        | Request::WriteSame {
-            offset_bytes,
-            pattern: data,
-            fua,
-            ..
         } => Command::Write {
             volume,
             offset_bytes,
             data,
             fua: fua_of(fua),
         },
+        Request::WriteSame {
+            offset_bytes,
+            len_bytes,
+            pattern,
+            fua,
+        } => {
+            let fua = fua_of(fua);
+            let range = SameRange {
+                offset_bytes,
+                len_bytes,
+                fua,
+            };
+            return Plan::Same(range, pattern);
+        }
         Request::WriteZeroes {
             offset_bytes,
             len_bytes,
             fua,
             ..
-        } => Command::WriteZeroes {
-            volume,
-            offset_bytes,
-            len_bytes,
-            fua: fua_of(fua),
-        },
+        } => zeroes(offset_bytes, len_bytes, fua_of(fua)),
         Request::Unmap {
             offset_bytes,
             len_bytes,
-        } => Command::WriteZeroes {
-            volume,
-            offset_bytes,
-            len_bytes,
-            fua: mirror::Fua::No,
-        },
+        } => zeroes(offset_bytes, len_bytes, mirror::Fua::No),
         Request::CompareAndWrite {
             offset_bytes,
             expected,
             data,
             fua,
-        } => {
-            let fua = fua_of(fua);
-            Command::CompareAndWrite {
-                volume,
-                offset_bytes,
-                expected,
-                data,
-                fua,
-            }
-        }
+        } => Command::CompareAndWrite {
+            volume,
+            offset_bytes,
+            expected,
+            data,
+            fua: fua_of(fua),
+        },
         Request::Flush => Command::Flush { volume },
         Request::Confirm => Command::Confirm,
-    }
+    })
 }
 
 #[derive(Clone, Copy)]

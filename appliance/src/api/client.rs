@@ -75,11 +75,17 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, Refusal> {
+        let shown = self.socket.display();
         let unreachable = |what: &dyn std::fmt::Display| {
             Refusal::failed(format!(
-                "no answer from the daemon at {}: {what}; nothing was changed; see that \
-                 `twinsan run` is up, or give its socket with --api",
-                self.socket.display()
+                "no answer from the daemon at {shown}: {what}; nothing was changed; see that \
+                 `twinsan run` is up, or give its socket with --api"
+            ))
+        };
+        let interrupted = |what: &dyn std::fmt::Display| {
+            Refusal::failed(format!(
+                "the daemon at {shown} gave no whole answer: {what}; what was asked may or may not \
+                 have been done; look at `twinsan status` and `twinsan config show`"
             ))
         };
         let stream = UnixStream::connect(&self.socket)
@@ -99,17 +105,17 @@ impl Client {
         let answer = sender
             .send_request(request)
             .await
-            .map_err(|e| unreachable(&e))?;
+            .map_err(|e| interrupted(&e))?;
         let good = answer.status() == StatusCode::OK;
         let body = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
         let body = body
             .collect()
             .await
-            .map_err(|e| unreachable(&e))?
+            .map_err(|e| interrupted(&e))?
             .to_bytes();
         pump.abort();
         if good {
-            serde_json::from_slice(&body).map_err(|e| unreachable(&e))
+            serde_json::from_slice(&body).map_err(|e| interrupted(&e))
         } else {
             Err(serde_json::from_slice(&body)
                 .unwrap_or_else(|_| Refusal::failed(String::from_utf8_lossy(&body).into_owned())))

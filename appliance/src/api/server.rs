@@ -38,13 +38,13 @@ pub(crate) struct Daemon {
     pub(crate) asks: mpsc::Sender<Asked>,
 }
 
-/// Serves on `socket` until dropped. The socket is for its owner only: whoever may open it may
-/// change the pair.
+/// Makes the socket. It is for its owner only, whoever may open it may change the pair; so the
+/// caller has set a umask that gives others nothing, and holds the box's state directory: then a
+/// socket that is there belongs to nobody any more.
 ///
 /// # Errors
 /// If the socket cannot be made.
 pub(crate) fn bind(socket: &Path) -> std::io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt as _;
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -52,9 +52,7 @@ pub(crate) fn bind(socket: &Path) -> std::io::Result<UnixListener> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    UnixListener::bind(socket)
 }
 
 /// Answers until the listener fails.
@@ -113,7 +111,10 @@ async fn ask(State(daemon): State<Daemon>, Json(ask): Json<Ask>) -> Result<Json<
     daemon.asks.send((ask, answer)).await.map_err(|_| gone())?;
     match tokio::time::timeout(ASK_WAIT, answered).await {
         Ok(Ok(done)) => done.map(Json),
-        Ok(Err(_)) => Err(gone()),
+        Ok(Err(_)) => Err(Refusal::failed(
+            "the daemon is stopping; the change may or may not have happened; look at `twinsan \
+             status` when it is up again",
+        )),
         Err(_) => Err(Refusal::failed(
             "no answer within a minute; the change may still happen; look at `twinsan status`",
         )),

@@ -92,7 +92,7 @@ pub struct Resync {
     pub left_bytes: u64,
     /// Done, of 100.
     pub percent: f64,
-    /// Present rate.
+    /// Average since its start.
     pub bytes_per_second: u64,
     /// At that rate.
     pub seconds_left: Option<u64>,
@@ -142,7 +142,7 @@ pub struct Session {
 pub struct Event {
     /// Order on this box since it started.
     pub sequence: u64,
-    /// Seconds since 1970, for people.
+    /// Milliseconds since 1970, for people.
     pub unix_ms: u64,
     /// What happened, what it means for the data, what to do.
     pub text: String,
@@ -208,7 +208,7 @@ impl Refusal {
         }
     }
 
-    /// Exit code of the program (design: 1 failed, 2 usage, 3 refused for safety).
+    /// Exit code of the program: 1 failed, 2 usage, 3 refused for safety.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self.kind {

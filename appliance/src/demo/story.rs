@@ -129,8 +129,16 @@ fn random_moment(seconds: u64) -> Duration {
 
 async fn kill_primary(boxes: &mut Boxes, load: &Load, report: &Report) -> Result<(), Refusal> {
     let acknowledged = load.acknowledged();
-    while load.in_flight() < IN_FLIGHT_MIN {
-        tokio::task::yield_now().await;
+    let busy = async {
+        while load.in_flight() < IN_FLIGHT_MIN && load.failure().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    if tokio::time::timeout(STATE_WAIT, busy).await.is_err() || load.failure().is_some() {
+        let why = load
+            .failure()
+            .unwrap_or_else(|| "the load does not keep up".to_owned());
+        return Err(Refusal::failed(why));
     }
     load.measure();
     let in_flight = load.in_flight();
