@@ -69,8 +69,8 @@ impl fmt::Display for Unfit {
                 let names = names.join(" and ");
                 write!(
                     f,
-                    "{names} has newer data (epoch {epoch}); start {names}, or, if it is gone for \
-                     good, force this box and lose what was written there"
+                    "{names} has newer data (epoch {epoch}); start {names}: serving from this box \
+                     would lose what was written there"
                 )
             }
             Self::NotAttached(reason) => {

@@ -117,13 +117,16 @@ impl Node {
         let Some(config) = config else {
             return (
                 String::from("this box belongs to no group yet"),
-                String::from("run `twinsan pair create` on the other box, then join from here"),
+                String::from("start the other box; as primary it admits this one by itself"),
             );
         };
         if !self.acceptor.votes() {
             return (
                 String::from("this box was reinstalled or restored and has no vote"),
-                String::from("let the other box serve and run `twinsan pair join` here again"),
+                String::from(
+                    "keep the other box serving; this version cannot give a reinstalled box its \
+                     vote back",
+                ),
             );
         }
         if self.term.is_some() {
@@ -152,7 +155,7 @@ impl Node {
                 String::from("wait; if this lasts, start the other box or the witness"),
             ),
             _ if !self.attached() => match self.eligible(Some(config)) {
-                Err(reason) => (reason, String::from("run `twinsan doctor`")),
+                Err(reason) => (reason, String::from("see `twinsan events` on this box")),
                 Ok(()) => (String::from("waiting for the volumes"), nothing()),
             },
             _ => (
@@ -183,7 +186,7 @@ impl Node {
             ),
             Role::PrimarySync if witness.silent || config.voter(self.params.witness).is_none() => (
                 String::from("both boxes are in sync, but there is no tie-breaker"),
-                String::from("start or pair the witness"),
+                String::from("start the witness"),
             ),
             Role::PrimarySync => (String::from("both boxes are in sync"), nothing()),
             Role::PrimarySolo
