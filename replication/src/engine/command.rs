@@ -142,75 +142,9 @@ impl Engine {
 
     fn admit(&mut self, id: CommandId, command: Command) {
         let cost_bytes = cost_bytes(&command);
-        let (volume, start, len, action) = match command {
-            Command::Read {
-                volume,
-                offset_bytes,
-                len_bytes,
-            } => (volume, offset_bytes, len_bytes as u64, Action::Read),
-            Command::Write {
-                volume,
-                offset_bytes,
-                data,
-                fua,
-            } => {
-                let len = data.len() as u64;
-                let payload = Payload::Data(data);
-                (
-                    volume,
-                    offset_bytes,
-                    len,
-                    Action::Write {
-                        payload,
-                        fua,
-                        expected: None,
-                    },
-                )
-            }
-            Command::WriteZeroes {
-                volume,
-                offset_bytes,
-                len_bytes,
-                fua,
-            } => {
-                let payload = Payload::Zeroes;
-                (
-                    volume,
-                    offset_bytes,
-                    len_bytes,
-                    Action::Write {
-                        payload,
-                        fua,
-                        expected: None,
-                    },
-                )
-            }
-            Command::CompareAndWrite {
-                volume,
-                offset_bytes,
-                expected,
-                data,
-                fua,
-            } => {
-                if expected.len() != data.len() {
-                    let reason = "the data to compare and to write differ in length";
-                    return self.complete(id, Err(CommandError::Refused(reason.into())));
-                }
-                let (len, expected) = (data.len() as u64, Some(expected));
-                let payload = Payload::Data(data);
-                (
-                    volume,
-                    offset_bytes,
-                    len,
-                    Action::Write {
-                        payload,
-                        fua,
-                        expected,
-                    },
-                )
-            }
-            Command::Flush { volume } => (volume, 0, 0, Action::Flush),
-            Command::Confirm => (VolumeNumber::SYSTEM, 0, 0, Action::Confirm),
+        let (volume, start, len, action) = match taken_apart(command) {
+            Ok(parts) => parts,
+            Err(error) => return self.complete(id, Err(error)),
         };
         let end = match self.check_range(volume, start, len) {
             Ok(end) => end,
@@ -434,10 +368,100 @@ impl Engine {
     }
 }
 
+impl Payload {
+    /// Bytes `from .. to` of it.
+    pub(super) fn part(&self, from: u64, to: u64) -> Self {
+        let at = |byte| usize::try_from(byte).expect("a payload is in memory");
+        match self {
+            Self::Data(data) => Self::Data(data.slice(at(from)..at(to))),
+            Self::Zeroes => Self::Zeroes,
+        }
+    }
+
+    /// The disk operation that writes it.
+    pub(super) fn io(&self, offset_bytes: u64, len_bytes: u64, fua: Fua) -> Io {
+        match self {
+            Self::Data(data) => Io::Write {
+                offset_bytes,
+                data: data.clone(),
+                fua,
+            },
+            Self::Zeroes => Io::WriteZeroes {
+                offset_bytes,
+                len_bytes,
+                fua,
+            },
+        }
+    }
+}
+
 /// Bytes that one piece of a write may have, so that its regions fit the ring.
 pub(super) fn piece_max_bytes(limits: &Limits) -> u64 {
     let regions = (limits.hot_regions as u64).saturating_sub(1).max(1);
     (regions * REGION_BYTES).min(wire::DATA_MAX_BYTES as u64)
+}
+
+/// Volume, start, length and the rest of a command.
+fn taken_apart(command: Command) -> Result<(VolumeNumber, u64, u64, Action), CommandError> {
+    let parts = match command {
+        Command::Read {
+            volume,
+            offset_bytes,
+            len_bytes,
+        } => (volume, offset_bytes, len_bytes as u64, Action::Read),
+        Command::Write {
+            volume,
+            offset_bytes,
+            data,
+            fua,
+        } => (
+            volume,
+            offset_bytes,
+            data.len() as u64,
+            write(Payload::Data(data), fua, None),
+        ),
+        Command::WriteZeroes {
+            volume,
+            offset_bytes,
+            len_bytes,
+            fua,
+        } => (
+            volume,
+            offset_bytes,
+            len_bytes,
+            write(Payload::Zeroes, fua, None),
+        ),
+        Command::CompareAndWrite {
+            volume,
+            offset_bytes,
+            expected,
+            data,
+            fua,
+        } => {
+            if expected.len() != data.len() {
+                let reason = "the data to compare and to write differ in length";
+                return Err(CommandError::Refused(reason.into()));
+            }
+            let len = data.len() as u64;
+            (
+                volume,
+                offset_bytes,
+                len,
+                write(Payload::Data(data), fua, Some(expected)),
+            )
+        }
+        Command::Flush { volume } => (volume, 0, 0, Action::Flush),
+        Command::Confirm => (VolumeNumber::SYSTEM, 0, 0, Action::Confirm),
+    };
+    Ok(parts)
+}
+
+const fn write(payload: Payload, fua: Fua, expected: Option<Bytes>) -> Action {
+    Action::Write {
+        payload,
+        fua,
+        expected,
+    }
 }
 
 fn cost_bytes(command: &Command) -> u64 {

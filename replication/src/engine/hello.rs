@@ -221,7 +221,13 @@ impl Engine {
         source.phase = Phase::Preparing { pages, group };
         self.resync_reason = match verdict {
             Verdict::Delta => "the blocks that may differ",
-            _ => "the peer's copy is new or of unknown origin",
+            Verdict::Full
+            | Verdict::Equal
+            | Verdict::Differs
+            | Verdict::Unrelated
+            | Verdict::Forked
+            | Verdict::Ahead
+            | Verdict::Sealed => "the peer's copy is new or of unknown origin",
         };
     }
 

@@ -14,7 +14,7 @@
 use super::disk::Op;
 use super::inflight::{Grant, Mode};
 use super::session::What;
-use super::{Class, DiskError, Engine, Event, Io, IoDone};
+use super::{DiskError, Engine, Event, Io, IoDone};
 use crate::meta::BLOCK_BYTES;
 use crate::mutants::mutant;
 use crate::types::{Time, VolumeNumber};
@@ -228,7 +228,7 @@ impl Engine {
             bytes: end - start,
         };
         let place = (chunk.volume, start..end);
-        let seq = self.send_range(kind, 0, what, place, (payload, Class::Bulk));
+        let seq = self.send_range((kind, 0), what, place, payload);
         let source = self.source.as_mut().expect("the caller looked");
         source.sent_chunks.insert((chunk.volume, chunk.block), seq);
     }

@@ -209,11 +209,10 @@ impl Engine {
     /// Sends a sequenced frame about a range of a volume; its place in the stream.
     pub(super) fn send_range(
         &mut self,
-        kind: Kind,
-        flags: u8,
+        (kind, flags): (Kind, u8),
         what: What,
         (volume, range): (VolumeNumber, Range<u64>),
-        (payload, class): (Bytes, Class),
+        payload: Bytes,
     ) -> u64 {
         let source = self.source.as_mut().expect("the caller has a session");
         source.last_seq += 1;
@@ -224,11 +223,17 @@ impl Engine {
             .max()
             .unwrap_or(0);
         ranges.insert(seq, range.start, range.end);
-        match what {
-            What::Write { bytes, .. } => source.mirror_bytes += bytes,
-            What::Chunk { bytes, .. } => source.resync_bytes += bytes,
-            What::Flush { .. } | What::Marker { .. } | What::Volume => {}
-        }
+        let class = match what {
+            What::Write { bytes, .. } => {
+                source.mirror_bytes += bytes;
+                Class::Application
+            }
+            What::Chunk { bytes, .. } => {
+                source.resync_bytes += bytes;
+                Class::Bulk
+            }
+            What::Flush { .. } | What::Marker { .. } | What::Volume => Class::Application,
+        };
         source.unacked.insert(seq, Sent { what, volume });
         let mut header = Header {
             flags,

@@ -233,8 +233,7 @@ impl Engine {
 
     /// Tells the primary why, and ends the session.
     pub(super) fn refuse_stream(&mut self, refusal: Refusal, seq: u64, reason: &str) {
-        let reason = Bytes::copy_from_slice(reason.as_bytes());
-        self.answer_frame(Kind::Nack, refusal as u8, VolumeNumber::SYSTEM, seq, reason);
+        self.refuse_frame(refusal, seq, reason);
         self.close_target_session();
     }
 
@@ -256,24 +255,38 @@ impl Engine {
         }
     }
 
-    pub(super) fn answer_frame(
-        &mut self,
-        kind: Kind,
-        flags: u8,
-        volume: VolumeNumber,
-        seq: u64,
-        body: Bytes,
-    ) {
+    /// Answers the frame `seq`.
+    pub(super) fn answer_frame(&mut self, kind: Kind, volume: VolumeNumber, seq: u64) {
+        self.answer_body(kind, volume, seq, Bytes::new());
+    }
+
+    fn answer_body(&mut self, kind: Kind, volume: VolumeNumber, seq: u64, body: Bytes) {
+        self.answer_with(body, |header| Header {
+            kind,
+            volume,
+            seq,
+            ..header
+        });
+    }
+
+    /// Refuses the frame `seq`, with the reason in words.
+    pub(super) fn refuse_frame(&mut self, refusal: Refusal, seq: u64, reason: &str) {
+        let body = Bytes::copy_from_slice(reason.as_bytes());
+        let flags = refusal as u8;
+        self.answer_with(body, |header| Header {
+            kind: Kind::Nack,
+            flags,
+            seq,
+            ..header
+        });
+    }
+
+    fn answer_with(&mut self, body: Bytes, fields: impl FnOnce(Header) -> Header) {
         let Some(target) = &mut self.target else {
             return;
         };
         target.sent = self.now;
-        let header = Header {
-            flags,
-            volume,
-            seq,
-            ..Header::new(kind, target.epoch, target.number)
-        };
+        let header = fields(Header::new(Kind::Ping, target.epoch, target.number));
         let id = target.id;
         self.send_to(id, header, body);
     }
@@ -340,7 +353,7 @@ impl Engine {
         target.holds.pop_front();
         self.step();
         if let Some(seq) = hold.seq {
-            self.answer_frame(Kind::Ack, 0, VolumeNumber::SYSTEM, seq, Bytes::new());
+            self.answer_frame(Kind::Ack, VolumeNumber::SYSTEM, seq);
         }
         if let Err(error) = self.take_frames() {
             self.break_target(error);
@@ -366,7 +379,7 @@ impl Engine {
                 .collect(),
         };
         let number = VolumeNumber::SYSTEM;
-        self.answer_frame(Kind::State, 0, number, 0, state.encode());
+        self.answer_body(Kind::State, number, 0, state.encode());
         let numbers: Vec<VolumeNumber> = self.volumes.keys().copied().collect();
         for number in numbers {
             let mut from = 0;
@@ -374,10 +387,10 @@ impl Engine {
                 let runs = self.volume_ref(number).dirty.runs(from, mask::RUNS_MAX);
                 let Some(last) = runs.last() else { break };
                 from = last.start + last.count;
-                self.answer_frame(Kind::Mask, 0, number, 0, mask::encode(&runs));
+                self.answer_body(Kind::Mask, number, 0, mask::encode(&runs));
             }
         }
-        self.answer_frame(Kind::MaskEnd, 0, number, 0, Bytes::new());
+        self.answer_frame(Kind::MaskEnd, number, 0);
         self.target.as_mut().expect("it asked").phase = TargetPhase::Waiting;
     }
 
@@ -426,7 +439,21 @@ impl Engine {
                 Kind::VolumeCreate | Kind::VolumeDelete => {
                     self.on_volume_frame(&header, &payload)?;
                 }
-                _ => self.queue_write(header, payload)?,
+                Kind::Write | Kind::WriteZeroes | Kind::ResyncData | Kind::ResyncZero => {
+                    self.queue_write(header, payload)?;
+                }
+                Kind::Hello
+                | Kind::Welcome
+                | Kind::Proof
+                | Kind::Table
+                | Kind::State
+                | Kind::Mask
+                | Kind::MaskEnd
+                | Kind::Begin
+                | Kind::Ack
+                | Kind::StableAck
+                | Kind::Nack
+                | Kind::Ping => return Err(WireError::Field("kind")),
             }
         }
     }
@@ -529,7 +556,7 @@ impl Engine {
             locks.release(seq)
         };
         target.unapplied.entry(number).or_default().remove(&seq);
-        self.answer_frame(Kind::Ack, 0, number, seq, Bytes::new());
+        self.answer_frame(Kind::Ack, number, seq);
         for seq in granted {
             self.apply(seq);
         }
@@ -586,7 +613,7 @@ impl Engine {
             .as_ref()
             .is_some_and(|target| target.id == session)
         {
-            self.answer_frame(Kind::StableAck, 0, number, seq, Bytes::new());
+            self.answer_frame(Kind::StableAck, number, seq);
         }
     }
 
@@ -643,7 +670,7 @@ impl Engine {
             self.close_target_session();
         } else if target.sent.plus_ms(loss_ms / 5) <= now {
             let number = VolumeNumber::SYSTEM;
-            self.answer_frame(Kind::Ping, 0, number, 0, Bytes::new());
+            self.answer_frame(Kind::Ping, number, 0);
         }
     }
 

@@ -613,8 +613,7 @@ impl Engine {
             {
                 return;
             }
-            let (flags, body) = (Refusal::Volume as u8, reason.into_bytes().into());
-            return self.answer_frame(Kind::Nack, flags, number, seq, body);
+            return self.refuse_frame(Refusal::Volume, seq, &reason);
         }
         if self.opening.contains_key(&number) || !self.volumes.contains_key(&number) {
             return;

@@ -8,7 +8,7 @@ use super::command::{Action, Payload, Stage, piece_max_bytes};
 use super::disk::Op;
 use super::session::What;
 use super::volume::{blocks, regions};
-use super::{Class, Completed, DiskError, Engine, Io};
+use super::{Completed, DiskError, Engine};
 use crate::mutants::mutant;
 use crate::types::{Fua, VolumeNumber};
 use crate::wire::{FLAG_FUA, Kind};
@@ -63,13 +63,8 @@ impl Engine {
         let Action::Write { payload, fua, .. } = &task.action else {
             unreachable!("only writes have pieces")
         };
-        let (payload, fua) = (payload.clone(), *fua);
-        let start = usize::try_from(from - task.start).expect("a payload is in memory");
-        let end = usize::try_from(to - task.start).expect("a payload is in memory");
-        let payload = match payload {
-            Payload::Data(data) => Payload::Data(data.slice(start..end)),
-            Payload::Zeroes => Payload::Zeroes,
-        };
+        let fua = *fua;
+        let payload = payload.part(from - task.start, to - task.start);
         let mirrored = self.mirrors(number, from, to);
         let alone = !self.counts_peer();
         let volume = self.volume_mut(number);
@@ -85,18 +80,7 @@ impl Engine {
         let offset_bytes = volume.layout.data_offset + from;
         // alone, acknowledgements are stable (law D5)
         let local_fua = if alone { Fua::Yes } else { fua };
-        let io = match &payload {
-            Payload::Data(data) => Io::Write {
-                offset_bytes,
-                data: data.clone(),
-                fua: local_fua,
-            },
-            Payload::Zeroes => Io::WriteZeroes {
-                offset_bytes,
-                len_bytes: to - from,
-                fua: local_fua,
-            },
-        };
+        let io = payload.io(offset_bytes, to - from, local_fua);
         let peer = if mirrored { Leg::Pending } else { Leg::Off };
         let piece = Piece {
             number: write,
@@ -115,7 +99,14 @@ impl Engine {
             io,
         );
         if mirrored {
-            self.send_write(ticket, number, from..to, payload, fua);
+            let (kind, data) = match payload {
+                Payload::Data(data) => (Kind::Write, data),
+                Payload::Zeroes => (Kind::WriteZeroes, Bytes::new()),
+            };
+            let flags = if fua == Fua::Yes { FLAG_FUA } else { 0 };
+            let bytes = to - from;
+            let what = What::Write { ticket, bytes };
+            self.send_range((kind, flags), what, (number, from..to), data);
         } else if !mutant!(DropAck) || !self.is_streaming() {
             assert!(
                 !self.needs_peer(),
@@ -154,27 +145,6 @@ impl Engine {
                 source.sent_chunks.remove(&(number, block));
             }
         }
-    }
-
-    fn send_write(
-        &mut self,
-        ticket: u64,
-        number: VolumeNumber,
-        range: std::ops::Range<u64>,
-        payload: Payload,
-        fua: Fua,
-    ) {
-        let (kind, data) = match payload {
-            Payload::Data(data) => (Kind::Write, data),
-            Payload::Zeroes => (Kind::WriteZeroes, Bytes::new()),
-        };
-        let flags = if fua == Fua::Yes { FLAG_FUA } else { 0 };
-        let what = What::Write {
-            ticket,
-            bytes: range.end - range.start,
-        };
-        let class = Class::Application;
-        self.send_range(kind, flags, what, (number, range), (data, class));
     }
 
     pub(super) fn on_piece_done(

@@ -17,7 +17,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Bits of one page.
 pub const PAGE_BITS: u64 = (PAGE_BYTES - RAW_LEN) as u64 * 8;
 /// Bytes of a page on disk.
-pub const PAGE_BYTES: usize = UNIT_BYTES as usize;
+pub const PAGE_BYTES: usize = 4096;
+const _: () = assert!(PAGE_BYTES as u64 == UNIT_BYTES);
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TWdi");
 const VERSION: u16 = 1;
@@ -55,7 +56,8 @@ impl DirtyMap {
     /// A clean map, both slots of each page written with it.
     #[must_use]
     pub fn clean(uuid: u128, blocks: u32) -> Self {
-        let pages = u64::from(blocks).div_ceil(PAGE_BITS) as usize;
+        let pages = u64::from(blocks).div_ceil(PAGE_BITS);
+        let pages = usize::try_from(pages).expect("fewer pages than blocks");
         Self {
             uuid,
             blocks,

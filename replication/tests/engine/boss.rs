@@ -78,7 +78,7 @@ impl Boss {
 }
 
 fn node(who: usize) -> NodeId {
-    NodeId(u8::try_from(who).unwrap() + 1)
+    NodeId(u8::try_from(who).expect("it fits") + 1)
 }
 
 impl World {
@@ -178,7 +178,7 @@ impl World {
         {
             return;
         }
-        let first = usize::try_from(self.rng.below(2)).unwrap();
+        let first = usize::try_from(self.rng.below(2)).expect("it fits");
         for who in [first, 1 - first] {
             let mine = self.boss.primary.is_some_and(|(primary, _)| primary == who)
                 && self.boxes[who].isolated;
@@ -243,23 +243,7 @@ impl World {
         match event {
             Event::Sealed { epoch } => self.promote(who, life, epoch),
             Event::PeerLost { .. } => self.at(delay, What::Boss(Step::Degrade { who, life })),
-            Event::Readmit { epoch, peer_disk } => {
-                if self.is_primary(who, life) && epoch == Epoch(self.boss.epoch) {
-                    self.boss.doubt = Some(epoch.0);
-                    let authority = self.authority(who);
-                    let input = Input::Authority(authority);
-                    let told = self.in_order(who, MS / 10);
-                    self.at(told, What::Input(who, life, input));
-                    let delay = told + delay;
-                    let step = Step::CommitReadmit {
-                        who,
-                        life,
-                        epoch: epoch.0,
-                        disk: peer_disk,
-                    };
-                    self.at(MS / 5 + delay, What::Boss(step));
-                }
-            }
+            Event::Readmit { epoch, peer_disk } => self.propose(who, epoch, peer_disk),
             Event::Drained { epoch } => {
                 let step = Step::CommitHandover {
                     who,
@@ -268,8 +252,37 @@ impl World {
                 };
                 self.at(delay, What::Boss(step));
             }
-            _ => {}
+            Event::Data(_)
+            | Event::PeerUp { .. }
+            | Event::Serving { .. }
+            | Event::CacheLost { .. }
+            | Event::ResyncStarted { .. }
+            | Event::ResyncProgress { .. }
+            | Event::ResyncDone
+            | Event::InSync { .. }
+            | Event::VolumeReady { .. }
+            | Event::VolumeGone { .. }
+            | Event::Alarm(_) => {}
         }
+    }
+
+    /// In doubt from before the proposal leaves (law R0b).
+    fn propose(&mut self, who: usize, epoch: Epoch, disk: DiskInstance) {
+        let (life, delay) = (self.boxes[who].life, self.rng.below(5 * MS));
+        if !self.is_primary(who, life) || epoch != Epoch(self.boss.epoch) {
+            return;
+        }
+        self.boss.doubt = Some(epoch.0);
+        let authority = self.authority(who);
+        let told = self.in_order(who, MS / 10);
+        self.at(told, What::Input(who, life, Input::Authority(authority)));
+        let step = Step::CommitReadmit {
+            who,
+            life,
+            epoch: epoch.0,
+            disk,
+        };
+        self.at(MS / 5 + told + delay, What::Boss(step));
     }
 
     fn promote(&mut self, who: usize, life: u64, epoch: Epoch) {

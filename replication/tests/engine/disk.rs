@@ -60,7 +60,7 @@ impl SimDisk {
     }
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], fua: Fua) {
-        let inside = usize::try_from(offset % PAGE as u64).unwrap();
+        let inside = usize::try_from(offset % PAGE as u64).expect("it fits");
         if inside != 0 || !data.len().is_multiple_of(PAGE) {
             let start = offset - inside as u64;
             let mut whole = self.read(start, (inside + data.len()).next_multiple_of(PAGE));
@@ -92,13 +92,16 @@ impl SimDisk {
             let stable = self.stable.get(&page).cloned();
             let stable = stable.unwrap_or_else(|| vec![0; PAGE].into());
             let pick = |rng: &mut Rng| {
-                let which = usize::try_from(rng.below(versions.len() as u64 + 1)).unwrap();
+                let which = usize::try_from(rng.below(versions.len() as u64 + 1)).expect("it fits");
                 versions.get(which).unwrap_or(&stable).clone()
             };
             let mut kept = pick(rng);
             if page < 256 && rng.one_in(4) {
                 // torn: only metadata, so that the oracle can tell versions apart
-                let (other, at) = (pick(rng), 512 * usize::try_from(rng.below(8)).unwrap());
+                let (other, at) = (
+                    pick(rng),
+                    512 * usize::try_from(rng.below(8)).expect("it fits"),
+                );
                 kept = [&kept[..at], &other[at..]].concat().into();
             }
             self.stable.insert(page, kept);

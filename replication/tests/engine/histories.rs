@@ -75,7 +75,7 @@ impl World {
         if self.rng.one_in(60) {
             return self.change_volumes(who);
         }
-        let spot = SPOTS[usize::try_from(self.rng.below(4)).unwrap()];
+        let spot = SPOTS[usize::try_from(self.rng.below(4)).expect("it fits")];
         let at = spot + self.rng.below(SPOT_PAGES);
         let pages = 1 + self.rng.below(3);
         let (volume, offset_bytes) = (VolumeNumber(VOLUME), at * 4096);
@@ -89,7 +89,7 @@ impl World {
             1..=5 => Command::Read {
                 volume,
                 offset_bytes,
-                len_bytes: usize::try_from(pages).unwrap() * 4096,
+                len_bytes: usize::try_from(pages).expect("it fits") * 4096,
             },
             _ => {
                 let value = 0x1000 + self.fresh_id();
@@ -113,7 +113,8 @@ impl World {
             return self.input(who, Input::DeleteVolume { id, number: last });
         }
         if volumes.len() < 5 {
-            let number = VolumeNumber(last.0 + 1 + u32::try_from(self.rng.below(3)).unwrap());
+            let number =
+                VolumeNumber(last.0 + 1 + u32::try_from(self.rng.below(3)).expect("it fits"));
             let spec = VolumeSpec {
                 number,
                 uuid: u128::from(self.rng.next()),
@@ -124,7 +125,7 @@ impl World {
     }
 
     pub(crate) fn fault(&mut self) {
-        let who = usize::try_from(self.rng.below(2)).unwrap();
+        let who = usize::try_from(self.rng.below(2)).expect("it fits");
         match self.rng.below(10) {
             0..=2 if self.is_up(who) => {
                 let power = self.rng.one_in(2);
@@ -191,7 +192,7 @@ impl World {
 
 /// Runs one history; what happened in it.
 pub(crate) fn history(seed: u64) -> World {
-    let mut world = World::founded(seed, seed % 3 == 0);
+    let mut world = World::founded(seed, seed.is_multiple_of(3));
     world.start(1, true);
     world.at(0, What::Client);
     for _ in 0..3 + world.rng.below(8) {

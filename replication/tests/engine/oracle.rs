@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub type Page = (u32, u64);
+pub(crate) type Page = (u32, u64);
 
-#[derive(Default)]
 struct Register {
     now: BTreeSet<u64>,
     flying: BTreeMap<u64, BTreeSet<u64>>,
@@ -27,14 +26,20 @@ pub(crate) struct Oracle {
     pub(crate) excused: u64,
 }
 
-impl Register {
-    fn new() -> Self {
+impl Default for Register {
+    /// A page that was never written.
+    fn default() -> Self {
         Self {
             now: BTreeSet::from([0]),
-            ..Self::default()
+            flying: BTreeMap::new(),
+            unstable: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            reads: BTreeMap::new(),
         }
     }
+}
 
+impl Register {
     fn allowed(&self) -> BTreeSet<u64> {
         let values = self.now.iter().chain(self.flying.keys()).chain(&self.lost);
         values.copied().collect()
@@ -43,7 +48,7 @@ impl Register {
 
 impl Oracle {
     fn page(&mut self, page: Page) -> &mut Register {
-        self.pages.entry(page).or_insert_with(Register::new)
+        self.pages.entry(page).or_default()
     }
 
     pub(crate) fn write_begins(&mut self, page: Page, value: u64) {
@@ -131,10 +136,5 @@ impl Oracle {
             let unstable = register.unstable.clone();
             register.lost.extend(unstable);
         }
-    }
-
-    /// Every value that the page may have at rest.
-    pub(crate) fn possible(&mut self, page: Page) -> BTreeSet<u64> {
-        self.page(page).allowed()
     }
 }

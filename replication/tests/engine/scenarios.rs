@@ -57,12 +57,13 @@ impl World {
 
     fn copied_bytes(&self, who: usize) -> Vec<u64> {
         let events = self.boxes[who].events.iter();
-        events
-            .filter_map(|event| match event {
-                Event::ResyncStarted { total_bytes, .. } => Some(*total_bytes),
-                _ => None,
-            })
-            .collect()
+        let started = events.filter_map(|event| {
+            if let Event::ResyncStarted { total_bytes, .. } = event {
+                return Some(*total_bytes);
+            }
+            None
+        });
+        started.collect()
     }
 }
 

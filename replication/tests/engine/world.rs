@@ -13,6 +13,8 @@ use replication::types::{
     BootId, CommandId, DiskInstance, Epoch, Fua, GroupId, Incarnation, NodeId, OpId, SessionId,
     Time, VolumeNumber, VolumeSpec, Zeroed,
 };
+use replication::wire::{Header, Kind};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -170,7 +172,7 @@ impl World {
         it.boot += u128::from(boot);
         it.events.clear();
         it.cache_lost = false;
-        let node = u8::try_from(who).unwrap() + 1;
+        let node = u8::try_from(who).expect("it fits") + 1;
         let tag = u128::from(node) << 64;
         let params = Params {
             group: GroupId(77),
@@ -228,7 +230,7 @@ impl World {
                 } if self.rng.one_in(2) => {
                     zero(disk, offset_bytes, len_bytes, Fua::No);
                 }
-                _ => {}
+                Io::Read { .. } | Io::WriteZeroes { .. } | Io::Flush => {}
             }
         }
         if power {
@@ -361,7 +363,7 @@ impl World {
         while let Some(output) = engine.poll_output() {
             outputs.push(output);
         }
-        if self.steps % 16 == 0 {
+        if self.steps.is_multiple_of(16) {
             engine.check_full();
         }
         for output in outputs {
@@ -402,16 +404,19 @@ impl World {
                 trailer,
                 ..
             } => {
+                self.check_answer(who, &header);
                 let payload = Bytes::from([payload, trailer].concat());
                 self.send(who, session, header, payload);
             }
             Output::Complete { id, result } => {
+                self.check_completion(who, &result);
                 if let Some(asked) = self.asked.remove(&(who, life, id)) {
                     self.settle(id, asked, &result, who);
                 }
                 self.answers.insert(id, result);
             }
             Output::Event(event) => {
+                self.check_sealed(who, &event);
                 let it = &mut self.boxes[who];
                 it.cache_lost |= matches!(event, Event::CacheLost { .. });
                 it.events.push(event.clone());
@@ -428,13 +433,12 @@ impl World {
             let input = Input::OpenFailed { number, reason };
             return self.at(MS, What::Input(who, self.boxes[who].life, input));
         }
-        if !it.disks.contains_key(&number) {
-            let mut disk = SimDisk::default();
+        if let Entry::Vacant(place) = it.disks.entry(number) {
+            let disk = place.insert(SimDisk::default());
             if self.dusty {
                 let at = meta::layout(spec.size_bytes).data_offset;
                 disk.write(at + 8192, &[0xdd; PAGE * 3], Fua::Yes); // an old tenant's data
             }
-            it.disks.insert(number, disk);
             it.fresh.insert(number);
         }
         let fresh = it.fresh.remove(&number) && !self.dusty;
@@ -515,19 +519,20 @@ impl World {
             return (header, payload.into());
         }
         let fields = [6, 7, 8, 16, 24, 32, 40, 48, 52];
-        let at = fields[usize::try_from(self.rng.below(9)).unwrap()];
+        let at = fields[usize::try_from(self.rng.below(9)).expect("it fits")];
         match self.rng.below(4) {
             0 => payload.truncate(payload.len() / 2),
             1 if !payload.is_empty() => {
-                let at = usize::try_from(self.rng.below(payload.len() as u64)).unwrap();
+                let at = usize::try_from(self.rng.below(payload.len() as u64)).expect("it fits");
                 payload[at] ^= 1 << self.rng.below(8);
             }
-            2 => header[at] = u8::try_from(self.rng.below(256)).unwrap(),
+            2 => header[at] = u8::try_from(self.rng.below(256)).expect("it fits"),
             _ => header[at] ^= 1,
         }
         if self.forge {
             // by somebody who knows the format
-            header[56..60].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+            header[56..60]
+                .copy_from_slice(&u32::try_from(payload.len()).expect("it fits").to_le_bytes());
             let sum = crc32c::crc32c(&header[..60]);
             header[60..].copy_from_slice(&sum.to_le_bytes());
         }
@@ -690,6 +695,47 @@ impl World {
         }
     }
 
+    /// P4: a sealed box acknowledges nothing of a sealed epoch.
+    fn check_answer(&self, who: usize, header: &[u8; 64]) {
+        let header = Header::parse(header).expect("an engine sends sound frames");
+        let answer = matches!(header.kind, Kind::Ack | Kind::StableAck);
+        let sealed = self.engine(who).status().data.sealed;
+        assert!(
+            !answer || header.epoch > sealed,
+            "P4: an ack of {} after the seal",
+            header.epoch
+        );
+    }
+
+    /// P2: data is shown by the primary only, to the knowledge of all.
+    fn check_completion(&self, who: usize, result: &Result<Completed, CommandError>) {
+        let life = self.boxes[who].life;
+        let shown = matches!(
+            result,
+            Ok(Completed::Data(_) | Completed::Miscompare { .. })
+        );
+        let primary = self.boss.primary == Some((who, life));
+        assert!(
+            !shown || primary,
+            "P2: box {who} shows data and is not primary"
+        );
+    }
+
+    /// H8: nothing older is under way when a seal is reported.
+    fn check_sealed(&self, who: usize, event: &Event) {
+        if !matches!(event, Event::Sealed { .. }) {
+            return;
+        }
+        let data = 1 << 20;
+        let writes = self.boxes[who].running.values().filter(|(_, io)| match io {
+            Io::Write { offset_bytes, .. } | Io::WriteZeroes { offset_bytes, .. } => {
+                *offset_bytes >= data
+            }
+            Io::Read { .. } | Io::Flush => false,
+        });
+        assert_eq!(writes.count(), 0, "H8: sealed with older writes in flight");
+    }
+
     /// What differs between the copies is in a durable mask of one of them (C1), once they have
     /// been equal.
     pub(crate) fn check_coverage(&self) {
@@ -706,7 +752,7 @@ impl World {
             };
             let pages: BTreeSet<u64> = one.pages().chain(other.pages()).collect();
             for page in pages.into_iter().filter(|page| *page >= 256) {
-                let block = u32::try_from((page - 256) / 16).unwrap();
+                let block = u32::try_from((page - 256) / 16).expect("it fits");
                 let covered = mask.contains(&block) || theirs.contains(&block);
                 assert!(
                     covered || one.page(page) == other.page(page),
@@ -741,7 +787,11 @@ impl World {
 }
 
 fn zero(disk: &mut SimDisk, offset: u64, len: u64, fua: Fua) {
-    disk.write(offset, &vec![0; usize::try_from(len).unwrap()], fua);
+    disk.write(
+        offset,
+        &vec![0; usize::try_from(len).expect("it fits")],
+        fua,
+    );
 }
 
 fn opened(number: VolumeNumber, zeroed: Zeroed) -> Opened {
@@ -759,9 +809,9 @@ fn durable_mask(disk: &SimDisk) -> Option<BTreeSet<u32>> {
         return None;
     };
     let (uuid, blocks) = (found.spec.uuid, meta::layout(found.spec.size_bytes).blocks);
-    let slots = &head[usize::try_from(meta::HEAD_BYTES).unwrap()..];
+    let slots = &head[usize::try_from(meta::HEAD_BYTES).expect("it fits")..];
     let map = meta::dirty::DirtyMap::load(uuid, blocks, slots);
-    let ring = &head[usize::try_from(intent::OFFSET).unwrap()..];
+    let ring = &head[usize::try_from(intent::OFFSET).expect("it fits")..];
     let recovered = intent::recover(uuid, &ring[..PAGE * 16]);
     let hot = match recovered.hot {
         intent::Hot::All => (0..blocks).collect(),
@@ -779,14 +829,14 @@ fn durable_mask(disk: &SimDisk) -> Option<BTreeSet<u32>> {
 
 /// A page's value, if it holds one and the same everywhere.
 pub(crate) fn value_of(data: &[u8]) -> Option<u64> {
-    let first = u64::from_le_bytes(data[..8].try_into().unwrap());
+    let first = u64::from_le_bytes(data[..8].try_into().expect("it fits"));
     data.chunks(8)
         .all(|word| word == first.to_le_bytes())
         .then_some(first)
 }
 
 pub(crate) fn filled(value: u64, pages: u64) -> Bytes {
-    let words = usize::try_from(pages).unwrap() * PAGE / 8;
+    let words = usize::try_from(pages).expect("it fits") * PAGE / 8;
     value.to_le_bytes().repeat(words).into()
 }
 
@@ -794,11 +844,11 @@ fn short(it: &impl std::fmt::Debug) -> String {
     let text = format!("{it:?}");
     if let (Some(at), true) = (text.find("header: ["), true) {
         let inside = &text[at + 9..];
-        let bytes: Vec<u8> = inside[..inside.find(']').unwrap()]
+        let bytes: Vec<u8> = inside[..inside.find(']').expect("it fits")]
             .split(", ")
-            .map(|byte| byte.parse().unwrap())
+            .map(|byte| byte.parse().expect("it fits"))
             .collect();
-        let header = replication::wire::Header::parse(&bytes.try_into().unwrap());
+        let header = Header::parse(&bytes.try_into().expect("it fits"));
         return format!("{}{header:?}", &text[..at]);
     }
     text.chars().take(300).collect()
