@@ -140,6 +140,8 @@ pub struct Net {
     /// The present conditions.
     pub weather: Weather,
     cuts: BTreeMap<(Host, Host, Link), u32>,
+    /// When the last cut ended.
+    healed_at: u64,
     sessions: BTreeMap<u64, Session>,
     next_session: u64,
     steps: Vec<(u64, Step)>,
@@ -152,6 +154,7 @@ impl Net {
         Self {
             weather,
             cuts: BTreeMap::new(),
+            healed_at: 0,
             sessions: BTreeMap::new(),
             next_session: 1,
             steps: Vec::new(),
@@ -184,6 +187,15 @@ impl Net {
     pub fn heal_all(&mut self, now: u64) {
         self.cuts.clear();
         self.resume(now);
+    }
+
+    /// Since when there has been no cut at all; the end of time while there is one.
+    pub fn whole_since(&self) -> u64 {
+        if self.cuts.is_empty() {
+            self.healed_at
+        } else {
+            u64::MAX
+        }
     }
 
     /// True if nothing sent this way arrives.
@@ -379,6 +391,7 @@ impl Net {
 
     /// After a heal the streams go on with a retransmission.
     fn resume(&mut self, now: u64) {
+        self.healed_at = now;
         let Self {
             sessions,
             cuts,

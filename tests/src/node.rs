@@ -121,6 +121,8 @@ pub struct Machine {
     pub up: bool,
     /// When it lost power last, as a moment of the oracle.
     pub power_lost: Moment,
+    /// When it got its power, in true time.
+    pub up_since: u64,
     /// It lost power and has not said since that its cache may be lost.
     pub may_forget: bool,
     /// The backings, by volume.
@@ -163,6 +165,7 @@ impl Machine {
             boot: rng.wide(),
             up: true,
             power_lost: 0,
+            up_since: 0,
             may_forget: false,
             backings: BTreeMap::new(),
             mood: Mood::default(),
@@ -238,6 +241,8 @@ pub struct Process {
     pub engine: Engine,
     /// The authority.
     pub node: ha::Node,
+    /// When it started or was resumed last, in true time.
+    pub awake_since: u64,
     /// Stopped by a signal or a suspended machine; what arrives waits.
     pub stopped: bool,
     /// What arrived while it was stopped.

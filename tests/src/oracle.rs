@@ -296,16 +296,17 @@ impl Data {
     }
 
     /// A box that lost power promotes and says that its cache may have been lost: from now on
-    /// its content is the truth, if it is not older than what flushes cover (D3).
+    /// its content is the truth, if it is not older than what flushes cover (D3). Says how many
+    /// sectors lost an acknowledged write.
     pub fn cache_lost(
         &mut self,
         volume: u32,
         host: Host,
         now: Moment,
         media: &dyn Media,
-    ) -> Result<(), Breach> {
+    ) -> Result<usize, Breach> {
         let Some(history) = self.volumes.get(&volume) else {
-            return Ok(());
+            return Ok(0);
         };
         let sectors = history.sectors;
         let used: Vec<u64> = history.registers.keys().copied().collect();
@@ -314,6 +315,7 @@ impl Data {
                 "D3: {host} serves volume {volume} without having it"
             ));
         };
+        let mut lost = 0;
         for sector in used {
             let within = usize::try_from(sector % SECTORS_PER_BLOCK).expect("below eight");
             let value = content
@@ -323,9 +325,11 @@ impl Data {
                     content::decode(volume, sector, bytes)
                 });
             self.not_older_than_flushed(volume, sector, value)?;
+            let acked = self.latest_start_acked_before(volume, sector, now);
+            lost += usize::from(!self.may_follow(volume, sector, value, acked));
         }
         self.volume_ready(volume, sectors, content, now);
-        Ok(())
+        Ok(lost)
     }
 
     /// The number of sectors of a volume; 0 if there is none.

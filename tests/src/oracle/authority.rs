@@ -2,6 +2,7 @@
 //!
 //! The truth about the register is what the three stores hold: a config is chosen once a majority
 //! of its voters, each by the instance that the config lists, has made it durable under one ballot.
+//! Voters change one at a time, so a majority of the new set meets every majority of the old one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,9 +59,7 @@ impl Register {
         known.1.insert(host);
         let votes: ha::Members = known.1.iter().map(|host| ha::NodeId(host.0)).collect();
         let is_known = self.chosen.iter().any(|(chosen, _)| chosen == ballot);
-        let old = self.chosen.last().map(|(_, last)| last);
-        let of_old = old.is_none_or(|last| last.is_majority(votes));
-        if is_known || !of_old || !config.is_majority(votes) {
+        if is_known || !config.is_majority(votes) {
             return Ok(false);
         }
         let config = config.clone();
@@ -79,6 +78,18 @@ impl Register {
                 .is_some_and(|config| config.in_sync.contains(ha::NodeId(host.0)))
         };
         BOXES.into_iter().filter(in_sync).collect()
+    }
+
+    /// Members of the in-sync set from which the primary of `epoch` was made.
+    pub fn in_sync_before(&self, epoch: u64) -> Vec<Host> {
+        let before = self
+            .chosen
+            .iter()
+            .rfind(|(_, config)| config.epoch.0 < epoch);
+        let member = |host: &Host| {
+            before.is_some_and(|(_, config)| config.in_sync.contains(ha::NodeId(host.0)))
+        };
+        BOXES.into_iter().filter(member).collect()
     }
 
     /// A box lets its engine act as primary of `epoch`.
@@ -139,18 +150,19 @@ impl Register {
         Ok(())
     }
 
+    /// A config is chosen. A ballot may also complete its majority after a later one did; then the
+    /// later one was made from its value, so it has to fit in before that one.
     fn choose(&mut self, ballot: Ballot, config: Config) -> Result<bool, Breach> {
-        if let Some((last_ballot, last)) = self.chosen.last() {
-            if ballot < *last_ballot {
-                return Err(format!(
-                    "P1: epoch {} chosen after {}",
-                    config.epoch, last.epoch
-                ));
-            }
-            follows(last, &config)?;
+        let place = self.chosen.partition_point(|(other, _)| *other < ballot);
+        if let Some((_, before)) = place.checked_sub(1).map(|last| &self.chosen[last]) {
+            follows(before, &config)?;
         }
-        self.chosen.push((ballot, config));
-        Ok(true)
+        if let Some((_, after)) = self.chosen.get(place) {
+            follows(&config, after)?;
+        }
+        let is_news = place == self.chosen.len();
+        self.chosen.insert(place, (ballot, config));
+        Ok(is_news)
     }
 }
 

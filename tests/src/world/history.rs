@@ -8,7 +8,7 @@
 //!    are in sync and every initiator gets answers; then the load ends, and both data areas are
 //!    equal byte for byte.
 
-use replication::engine::Role;
+use replication::engine::{Attached, Role};
 
 use super::content::{self, SECTORS_PER_BLOCK};
 use super::outputs::Disks;
@@ -149,9 +149,12 @@ impl World {
 
     /// The operator starts a box again whose mirror gave up its disk.
     fn restart_failed(&mut self, host: Host) {
-        let process = self.machine(host).process.as_ref();
-        let failed = |process: &Process| process.engine.status().role == Role::Failed;
-        if process.is_some_and(failed) {
+        let process = self.machines[host.index()].process.as_ref();
+        let failed = |process: &Process| {
+            let status = process.engine.status();
+            status.role == Role::Failed || status.data.attached != Attached::Yes
+        };
+        if self.counts.of("disk error") > 0 && process.is_some_and(failed) {
             self.counts.add("restarted after a disk failure");
             self.kill(host);
         }

@@ -61,6 +61,7 @@ impl World {
         }
         if !machine.up {
             machine.up = true;
+            machine.up_since = now;
             machine.boot = boot;
             machine.clock = crate::node::Clock::new(ppb, now, base);
         }
@@ -113,6 +114,7 @@ impl World {
             actor: Actor { host, incarnation },
             engine,
             node,
+            awake_since: now,
             stopped: false,
             inbox: std::collections::VecDeque::new(),
             timers: [None; 2],
@@ -613,6 +615,7 @@ impl World {
                 return;
             };
             process.stopped = false;
+            process.awake_since = now;
             std::mem::take(&mut process.inbox)
         };
         self.trace.note(now, || {
