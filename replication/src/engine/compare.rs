@@ -94,8 +94,7 @@ pub fn compare(local: &Local, peer: &Peer) -> Verdict {
         return Verdict::Sealed;
     }
     if local.counted {
-        let same = local.base_disk == Some(peer.disk)
-            && (peer.data_epoch == local.previous || peer.data_epoch == local.epoch);
+        let same = local.base_disk == Some(peer.disk) && peer.data_epoch == local.previous;
         return if same && peer.clean {
             Verdict::Equal
         } else {
@@ -287,7 +286,7 @@ mod tests {
                     local.counted
                         && peer.clean
                         && local.base_disk == Some(peer.disk)
-                        && (peer.data_epoch == local.previous || peer.data_epoch == local.epoch)
+                        && peer.data_epoch == local.previous
                 ),
                 Verdict::Delta => assert!(proof && !local.counted),
                 Verdict::Full => assert!(!proof && !local.counted),

@@ -176,12 +176,12 @@ impl Engine {
     /// The peer does not count any more: what it may lack becomes dirty, and a new session finds
     /// out the rest (law R1).
     fn go_on_alone(&mut self) {
+        self.begin_activation(); // from here on nothing completes before the epoch is durable
         self.joining = Joining::No;
-        self.end_session(PeerLoss::Closed);
         self.handover = None;
         self.verified = true;
         self.verify_by = None;
-        self.begin_activation();
+        self.end_session(PeerLoss::Closed);
     }
 
     fn begin_activation(&mut self) {

@@ -22,7 +22,7 @@ pub(super) enum Handover {
 
 impl Engine {
     pub(super) fn on_handover(&mut self, epoch: Epoch) {
-        let ours = self.is_primary() && self.standing_epoch() == epoch;
+        let ours = self.counts_peer() && self.standing_epoch() == epoch;
         if ours && self.handover.is_none() {
             self.handover = Some(Handover::Draining);
         }

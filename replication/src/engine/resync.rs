@@ -146,6 +146,12 @@ impl Engine {
         let cursor = source.progress.cursor;
         let idle = |number: VolumeNumber, from: u32, end: u32| {
             let volume = &self.volumes[&number];
+            let all = (number, 0)..=(number, u32::MAX);
+            let under_way =
+                source.sent_chunks.range(all.clone()).count() + source.reading.range(all).count();
+            if volume.dirty.count() <= under_way as u64 {
+                return None; // without looking through a map that may be large
+            }
             let mut block = volume.dirty.next(from).filter(|_| !volume.closing)?;
             while source.reading.contains(&(number, block))
                 || source.sent_chunks.contains_key(&(number, block))

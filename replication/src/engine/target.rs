@@ -113,7 +113,7 @@ impl Engine {
         let greeted = known.and_then(|incoming| incoming.greeted);
         match (header.kind, greeted) {
             (Kind::Hello, None) if idle => self.greet(id, header, payload),
-            (Kind::Hello, None) if self.failed.is_none() => {
+            (Kind::Hello, None) if self.failed.is_none() && Hello::parse(payload).is_ok() => {
                 // the authority may be about to say that we are secondary
                 let incoming = self.incoming.iter_mut().find(|incoming| incoming.id == id);
                 if let Some(incoming) = incoming {

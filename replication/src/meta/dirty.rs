@@ -139,18 +139,36 @@ impl DirtyMap {
         }
     }
 
-    /// Marks a run.
+    /// Marks a run of blocks.
     pub fn set_run(&mut self, run: Run) {
-        for block in run.start..run.start + run.count {
-            self.set(block);
+        let end = run.start + run.count;
+        assert!(end <= self.blocks, "block {end} is beyond the end");
+        let mut block = run.start;
+        while block < end {
+            let (word, first) = place(block);
+            let next = (block / 64 + 1).saturating_mul(64).min(end);
+            let above = if next.is_multiple_of(64) {
+                0
+            } else {
+                u64::MAX << (next % 64)
+            };
+            let mask = !(first - 1) & !above;
+            let added = mask & !self.words[word];
+            if added != 0 {
+                self.words[word] |= mask;
+                self.count += u64::from(added.count_ones());
+                self.note(block);
+            }
+            block = next;
         }
     }
 
     /// Marks every block.
     pub fn set_all(&mut self) {
-        for block in 0..self.blocks {
-            self.set(block);
-        }
+        self.set_run(Run {
+            start: 0,
+            count: self.blocks,
+        });
     }
 
     /// Unmarks `block`, after a stable copy of it (law D1).
@@ -165,8 +183,13 @@ impl DirtyMap {
 
     /// Unmarks every block, after this copy was made equal to the source's.
     pub fn clear_all(&mut self) {
-        while let Some(block) = self.next(0) {
-            self.clear(block);
+        let mut from = 0;
+        while let Some(block) = self.next(from) {
+            let (word, _) = place(block);
+            self.count -= u64::from(self.words[word].count_ones());
+            self.words[word] = 0;
+            self.note(block);
+            from = (block / 64 + 1).saturating_mul(64);
         }
     }
 
@@ -288,10 +311,12 @@ impl DirtyMap {
 
     fn set_page(&mut self, page: usize) {
         let first = page as u64 * PAGE_BITS;
-        let end = (first + PAGE_BITS).min(u64::from(self.blocks));
-        for block in first..end {
-            self.set(u32::try_from(block).expect("below the number of blocks"));
-        }
+        let count = PAGE_BITS.min(u64::from(self.blocks) - first);
+        let number = |at: u64| u32::try_from(at).expect("below the number of blocks");
+        self.set_run(Run {
+            start: number(first),
+            count: number(count),
+        });
         let number = u32::try_from(page).expect("pages are numbered with 32 bits");
         self.changed.entry(number).or_insert(self.version);
     }
@@ -446,19 +471,25 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_the_set_that_it_says(
-            steps in prop::collection::vec((0..BLOCKS, any::<bool>(), any::<bool>()), 0..200)
+            steps in prop::collection::vec((0..BLOCKS, 0..4u8, any::<bool>()), 0..40)
         ) {
             let mut map = DirtyMap::clean(UUID, BLOCKS);
             let mut disk = DirtyMap::format(UUID, BLOCKS);
-            let mut model = BTreeSet::new();
-            for (block, set, write) in steps {
-                if set {
-                    map.set(block);
-                    model.insert(block);
-                } else {
-                    map.clear(block);
-                    model.remove(&block);
+            let mut model = BTreeSet::<u32>::new();
+            for (block, step, write) in steps {
+                match step {
+                    0 => map.clear(block),
+                    1 => map.set(block),
+                    2 => map.set_run(Run { start: block / 2, count: block % 700 + 1 }),
+                    _ => map.clear_all(),
                 }
+                match step {
+                    0 => drop(model.remove(&block)),
+                    1 => drop(model.insert(block)),
+                    2 => model.extend(block / 2..block / 2 + block % 700 + 1),
+                    _ => model.clear(),
+                }
+                map.check_full();
                 if write {
                     flush(&mut map, &mut disk);
                     let loaded = DirtyMap::load(UUID, BLOCKS, &disk);

@@ -16,7 +16,7 @@ use replication::mutants::{NAMES, choose};
 use std::panic::catch_unwind;
 
 /// Histories after which a mutant counts as unnoticed.
-const HISTORIES: u64 = 400;
+const HISTORIES: u64 = 150;
 
 #[test]
 fn every_mutant_is_killed() {
