@@ -97,6 +97,9 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("no-replay-window", Mutant::NoReplayWindow),
 ];
 
+/// Faults that another rule makes up for; they change nothing that anybody can see.
+pub const NEUTRAL: &[&str] = &["candidate-acks"];
+
 #[cfg(feature = "mutants")]
 static CHOSEN: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
 

@@ -31,6 +31,7 @@ use send::Deferred;
 use crate::acceptor::Acceptor;
 use crate::authority::Standing;
 use crate::lease::Holder;
+use crate::mutants::mutant;
 use crate::peer::{Peer, Positions};
 use crate::plan::Plan;
 use crate::record::Record;
@@ -130,8 +131,25 @@ impl Node {
             outputs: VecDeque::new(),
             params,
         };
+        if mutant!(ResumeEpoch) {
+            node.resume();
+        }
         node.show(now);
         node
+    }
+
+    /// The fault of law R0: the office goes on after a restart.
+    fn resume(&mut self) {
+        let accepted = self.acceptor.state().map(|state| state.accepted.clone());
+        let me = self.params.me;
+        let Some((ballot, config)) = accepted else {
+            return;
+        };
+        if let Some((_, process)) = config.primary.filter(|primary| primary.0 == me) {
+            self.params.incarnation = process;
+            self.known = Some((ballot, config));
+            self.term = Some(Term::default());
+        }
     }
 
     /// Takes one input. Never fails: what others did wrong is dropped or counted.
@@ -268,10 +286,7 @@ impl Node {
             if let Lease::Until(until) = self.shown.lease {
                 assert!(until > now.boot, "a lease that is over is none");
                 let above = self.foreign.is_some_and(|foreign| foreign > *ballot);
-                assert!(
-                    !above || crate::mutants::mutant!(OwnVoteKeepsLease),
-                    "invariant 4"
-                );
+                assert!(!above || mutant!(OwnVoteKeepsLease), "invariant 4");
             }
             if self.shown.lease == Lease::Unlimited {
                 assert_eq!(config.in_sync.len(), 1, "invariant 3");

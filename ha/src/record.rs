@@ -22,7 +22,7 @@ pub struct Record {
 }
 
 /// A voter's part of one register.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GroupRecord {
     /// The group.
     pub group: GroupId,

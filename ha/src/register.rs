@@ -85,14 +85,14 @@ pub fn admitted(
 }
 
 /// A voter's promise as the proposer got it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Promised {
     instance: VoterInstance,
     accepted: (Ballot, Config),
 }
 
 /// Proposer, phase 1.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reading {
     /// The ballot asked for.
     pub ballot: Ballot,
@@ -150,7 +150,7 @@ impl Reading {
 }
 
 /// Proposer, phase 2.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Commit {
     /// The ballot of the proposal.
     pub ballot: Ballot,

@@ -172,7 +172,8 @@ async fn wait(what: &str, limit: Duration, done: impl Fn() -> bool) -> Duration 
     Duration::from_nanos(now().boot.since_ns(start))
 }
 
-async fn story() {
+/// Both boxes and the witness, just started.
+async fn trio() -> (Running, Running) {
     let (a, b, w) = (sockets().await, sockets().await, socket().await);
     let address = |socket: &UdpSocket| socket.local_addr().expect("bound");
     let to_b: Vec<_> = b.links.iter().map(address).collect();
@@ -217,18 +218,22 @@ async fn story() {
         let ended = run_witness(witness, |_| {}).await;
         panic!("the witness ended: {ended:?}");
     });
+    (a, b)
+}
 
+async fn story() {
+    let (a, b) = trio().await;
     let long = Duration::from_secs(20);
     wait("sync", long, || {
         a.role() == Some(Role::PrimarySync) && a.voters() == 3
     })
     .await;
-    wait("news at the standby", long, || {
+    let told = || {
         let status = b.status.borrow();
         let config = status.as_ref().and_then(|status| status.config.clone());
         config.is_some_and(|config| config.in_sync == Members::pair(A, B))
-    })
-    .await;
+    };
+    wait("news at the standby", long, told).await;
     let alive = a.inputs.send(Input::Timeout).is_ok();
     assert!(alive && b.role() == Some(Role::Secondary));
     a.task.abort();
@@ -238,13 +243,13 @@ async fn story() {
         took >= Duration::from_millis(700),
         "not before the lease is over"
     );
-    wait("services", long, || {
+    let serving = || {
         b.status
             .borrow()
             .as_ref()
             .is_some_and(|status| status.serving)
-    })
-    .await;
+    };
+    wait("services", long, serving).await;
     for name in ["a", "b", "w"] {
         let _ = std::fs::remove_dir_all(folder(name));
     }

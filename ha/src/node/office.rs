@@ -86,7 +86,7 @@ impl Node {
         }
         let own = ballot.belongs_to(me, self.acceptor.instance())
             && self.foreign.is_none_or(|foreign| foreign < *ballot);
-        if !own && !mutant!(OwnVoteKeepsLease) {
+        if !own {
             return Lease::None;
         }
         let until = configs()
@@ -229,6 +229,7 @@ impl Node {
     pub(super) fn demote(&mut self, now: Now, epoch: Epoch, primary: Option<NodeId>) {
         let Some(term) = self.term.take() else { return };
         self.proposal = None;
+        self.session = None;
         self.holder.void(now.boot);
         self.primary_heard = now.boot;
         self.retry_at = now.boot;

@@ -160,8 +160,12 @@ impl Node {
             Some((node, process))
                 if node == self.params.me && process != self.params.incarnation =>
             {
-                // It was this box; that process is dead. Listen for a successor first.
-                self.started.after_ms(2 * interval)
+                // It was this box; that process is dead, and if the power failed, so are writes it
+                // acknowledged and never flushed. Another member of S has them and goes first
+                // (law D5); without one, only a successor is listened for.
+                let shared = state.accepted.1.in_sync.len() > 1;
+                let others_turn = if shared { timing.failover_ms() } else { 0 };
+                self.started.after_ms(others_turn + 2 * interval)
             }
             Some(_) if self.primary_heard == self.started => silence.after_ms(interval),
             Some(_) => silence,
@@ -203,7 +207,7 @@ impl Node {
         self.counter += 1;
         let counter = self.counter;
         self.acceptor.change(|state| {
-            if counter > state.counter {
+            if counter > state.counter && !mutant!(ReuseBallot) {
                 state.counter = counter + COUNTER_BLOCK;
             }
         });
@@ -232,7 +236,7 @@ impl Node {
         self.acceptor
             .change(|state| state.promised = state.promised.max(ballot));
         if mutant!(ReuseBallot) {
-            self.resend(now, ballot);
+            return self.own_promise(now, ballot);
         }
         self.acceptor.ledger.after(Deferred::Prepare(ballot));
     }
@@ -377,6 +381,11 @@ impl Node {
         let Some(purpose) = self.proposal.as_ref().map(|proposal| proposal.purpose) else {
             return;
         };
+        let wanted = self.term.as_ref().and_then(|term| term.readmit);
+        if matches!(purpose, Purpose::Readmit(disk) if wanted != Some(disk)) {
+            self.proposal = None; // acks have stopped waiting for the peer (H1)
+            return;
+        }
         match self.derive(purpose, read) {
             Ok(value) => self.commit(now, read, value),
             Err(Unfit::Superseded { epoch, primary }) if self.term.is_some() => {
@@ -427,7 +436,7 @@ impl Node {
             self.cast(now);
         }
         let reserved = self.acceptor.durable().map_or(0, |state| state.counter);
-        if next.is_none_or(|next| next.counter <= reserved) {
+        if next.is_none_or(|next| next.counter <= reserved) || mutant!(ReuseBallot) {
             self.resend(now, ballot);
         } else {
             self.acceptor.ledger.after(Deferred::Accept(ballot));
@@ -527,6 +536,7 @@ impl Node {
             self.term = Some(Term::default());
             self.promotions += 1;
             self.holder.void(now.boot);
+            self.session = None;
             self.session_lost_at = now.boot;
         }
         let alone = value.in_sync == Members::one(self.params.me);

@@ -191,7 +191,8 @@ impl Node {
 
     /// A primary whose lease is valid refuses foreign ballots: it is alive (law R5).
     fn guard(&self, now: Now, ballot: &Ballot) -> Option<Refusal> {
-        if ballot.belongs_to(self.params.me, self.acceptor.instance()) {
+        let own = ballot.belongs_to(self.params.me, self.acceptor.instance());
+        if own || mutant!(OwnVoteKeepsLease) {
             return None;
         }
         match self.lease(now) {
@@ -207,7 +208,8 @@ impl Node {
     /// The own acceptor promised or accepted a foreign ballot: the lease ends before the reply
     /// leaves (law R5, H3).
     fn foreign_ballot(&mut self, now: Now, ballot: Ballot) {
-        if ballot.belongs_to(self.params.me, self.acceptor.instance()) {
+        let own = ballot.belongs_to(self.params.me, self.acceptor.instance());
+        if own || mutant!(OwnVoteKeepsLease) {
             return;
         }
         self.counter = self.counter.max(ballot.counter);

@@ -99,6 +99,8 @@ pub(crate) struct Engine {
     pub(crate) authority: Authority,
     pub(crate) lease: Lease,
     sealed: Epoch,
+    /// Sealed, and nothing older is in flight on the disk.
+    settled: Epoch,
     serving: bool,
     stopped: bool,
     handover: Option<Epoch>,
@@ -145,6 +147,7 @@ impl Engine {
             authority,
             lease: Lease::None,
             sealed,
+            settled: sealed,
             serving: false,
             stopped: false,
             handover: None,
@@ -216,7 +219,12 @@ impl Engine {
 
     pub(crate) fn seal(&mut self, epoch: Epoch) {
         self.sealed = self.sealed.max(epoch);
-        self.tell(500, Input::Sealed { epoch });
+        let older_operations_us = 500 + 37 * (epoch.0 % 40);
+        self.tell(older_operations_us, Input::Sealed { epoch });
+    }
+
+    pub(crate) fn seal_done(&mut self, epoch: Epoch) {
+        self.settled = self.settled.max(epoch);
     }
 
     pub(crate) fn handover(&mut self, epoch: Epoch) {
@@ -250,8 +258,14 @@ impl Engine {
                 self.frozen = false;
                 self.peer = Peer::None;
             }
-            Authority::Primary { epoch, .. } => {
+            Authority::Primary { epoch, in_sync, .. } => {
                 assert!(epoch > self.sealed || was, "primary of a sealed epoch");
+                let taken_over = !was && in_sync == Members::one(self.me);
+                let settled = epoch.0 <= self.settled.0 + 1;
+                assert!(
+                    settled || !taken_over,
+                    "promoted before older operations were over (H8)"
+                );
                 if !was || epoch != before {
                     self.tell(1_000, Input::Serving { epoch });
                     self.serving = true;

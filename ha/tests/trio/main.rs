@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a harness stops at the first surprise")]
 
 mod engine;
+#[cfg(feature = "mutants")]
+mod kill;
 mod oracle;
 mod random;
+mod register;
 mod scenarios;
+mod voter;
 mod world;

@@ -84,7 +84,7 @@ fn r5b_a_solo_primary_survives_the_loss_of_the_witness_and_readmits_its_peer_wit
 }
 
 #[test]
-fn a_stale_box_refuses_with_and_without_the_witness_and_says_who_has_the_data() {
+fn a_stale_box_refuses_and_says_who_has_the_data() {
     let mut trio = Trio::in_sync(4);
     trio.kill(B);
     trio.run(3_000);
@@ -255,7 +255,7 @@ fn r7_gates_refuse_in_words() {
 }
 
 #[test]
-fn h1a_acks_need_both_boxes_from_before_the_readmission_leaves_until_it_is_known_chosen() {
+fn h1a_acks_need_both_boxes_while_the_readmission_is_in_doubt() {
     let mut trio = Trio::in_sync(10);
     trio.kill(B);
     trio.run(2_000);
@@ -402,6 +402,41 @@ fn h5b_no_ballot_is_used_twice_across_a_crash() {
             trio.run(1_500);
         }
         trio.settle();
+    }
+}
+
+#[test]
+fn h5b_a_ballot_that_left_is_durable_at_its_proposer() {
+    for seed in 0..8 {
+        let mut trio = Trio::in_sync(seed);
+        // A, restarted, asks the witness alone, and dies before its slow disk has its ballot.
+        trio.kill(A);
+        trio.cut(A, B);
+        trio.machines.get_mut(&A).unwrap().fsync_us = Some(60_000);
+        trio.start(A);
+        trio.run(445);
+        trio.kill(A);
+        // Then it asks B alone.
+        trio.heal();
+        trio.cut(A, W);
+        trio.machines.get_mut(&A).unwrap().fsync_us = None;
+        trio.start(A);
+        trio.run(460);
+        trio.heal();
+        trio.settle();
+    }
+}
+
+#[test]
+fn r5_a_grant_that_comes_late_counts_from_its_heartbeat() {
+    let mut trio = Trio::in_sync(38);
+    trio.hold = Some(|_, to, message| to == A && matches!(message, Message::Ack(_)));
+    trio.run(250);
+    trio.isolate(A);
+    assert!(trio.run_until(3_000, |trio| trio.engine(B).is_primary()));
+    for (_, _, link, bytes) in std::mem::take(&mut trio.held_back) {
+        trio.input(A, Input::Datagram { link, bytes });
+        assert_eq!(trio.node(A).status().lease, Lease::None);
     }
 }
 
@@ -629,8 +664,134 @@ fn h21_a_solo_primary_obeys_a_higher_epoch() {
     assert_eq!(trio.node(A).status().lease, Lease::None);
 }
 
+/// A datagram from somebody who is off, with everything the key allows.
+fn forge(trio: &Trio, from: NodeId, link: LinkId, seq: u64, message: &Message) -> Vec<u8> {
+    let header = ha::wire::Header {
+        group: GROUP,
+        source: from,
+        destination: A,
+        link,
+        incarnation: ha::Incarnation(77),
+        boot: ha::BootId(1),
+        destination_incarnation: ha::Incarnation(trio.machines[&A].process),
+        seq,
+        stamp: ha::Time(seq),
+        echo: trio.clock(A).boot,
+    };
+    ha::wire::encode(&KEY, &header, message)
+}
+
 #[test]
-fn h23_a_handover_in_doubt_keeps_the_old_primary_stopped_until_it_is_settled() {
+fn h21_a_solo_primary_obeys_whoever_accepted_a_higher_ballot() {
+    let mut trio = Trio::in_sync(34);
+    trio.kill(B);
+    trio.run(2_000);
+    trio.kill(W);
+    let summary = ha::wire::Summary {
+        ballot: ha::Ballot {
+            counter: 900,
+            node: B,
+            instance: ha::VoterInstance(0x22),
+        },
+        epoch: Epoch(1 << 48),
+        primary: Some((B, ha::Incarnation(5))),
+    };
+    let mark = ha::wire::VoterMark {
+        instance: ha::VoterInstance(0x33),
+        record_seq: 900,
+        stamp: trio.clock(A).boot,
+    };
+    let verdict = ha::wire::Verdict::Refused;
+    let ack = Message::Ack(ha::wire::Ack {
+        mark,
+        accepted: Some(summary),
+        verdict,
+    });
+    let bytes = forge(&trio, W, LinkId(9), 1, &ack);
+    trio.input(
+        A,
+        Input::Datagram {
+            link: LinkId(9),
+            bytes,
+        },
+    );
+    assert!(!trio.engine(A).is_primary());
+}
+
+#[test]
+fn h3a_no_promise_of_a_foreign_ballot_leaves_while_a_lease_is_out() {
+    let mut trio = Trio::in_sync(35);
+    trio.kill(B);
+    trio.run(100);
+    assert!(matches!(trio.node(A).status().lease, Lease::Until(_)));
+    let foreign = ha::Ballot {
+        counter: 900,
+        node: B,
+        instance: ha::VoterInstance(0x22),
+    };
+    let bytes = forge(&trio, B, LinkId(0), 1, &Message::Prepare(foreign));
+    trio.input(
+        A,
+        Input::Datagram {
+            link: LinkId(0),
+            bytes,
+        },
+    );
+    trio.run(50);
+    let promised = trio.record(A).group.unwrap().promised == foreign;
+    assert!(!promised || trio.node(A).status().lease == Lease::None);
+}
+
+#[test]
+fn with_the_heartbeat_links_cut_but_the_data_session_up_nothing_moves() {
+    let mut trio = Trio::in_sync(36);
+    let epoch = trio.node(A).status().epoch;
+    for (from, to) in [(A, B), (B, A)] {
+        for link in [LinkId(0), LinkId(1)] {
+            trio.cut_links.insert((from, to, link));
+        }
+    }
+    trio.run(10_000);
+    assert_eq!(trio.node(A).status().epoch, epoch);
+    assert!(matches!(trio.node(A).status().lease, Lease::Until(_)));
+}
+
+#[test]
+fn recordings_of_a_dead_primary_do_not_keep_it_alive() {
+    let mut trio = Trio::in_sync(37);
+    trio.hold =
+        Some(|from, to, message| from == A && to == B && matches!(message, Message::Heartbeat(_)));
+    trio.run(450);
+    let recorded = std::mem::take(&mut trio.held_back);
+    trio.hold = None;
+    assert!(recorded.len() >= 4);
+    for (_, _, link, bytes) in &recorded {
+        trio.input(
+            B,
+            Input::Datagram {
+                link: *link,
+                bytes: bytes.clone(),
+            },
+        );
+    }
+    trio.kill(A);
+    for _ in 0..30 {
+        for (_, _, link, bytes) in &recorded {
+            trio.input(
+                B,
+                Input::Datagram {
+                    link: *link,
+                    bytes: bytes.clone(),
+                },
+            );
+        }
+        trio.run(50);
+    }
+    assert!(trio.engine(B).is_primary(), "{}", trio.describe());
+}
+
+#[test]
+fn h23_in_doubt_the_old_primary_stays_stopped() {
     let mut trio = Trio::in_sync(27);
     trio.hold = Some(|from, _, message| from == A && matches!(message, Message::Accept { .. }));
     trio.switchover(A, 1);

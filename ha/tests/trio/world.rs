@@ -147,6 +147,8 @@ pub(crate) struct Machine {
     pub(crate) events: Vec<(u64, String)>,
     pub(crate) answers: Vec<(u64, Result<(), String>)>,
     pub(crate) started: Vec<Resource>,
+    /// How long this one's disk takes for a record, if not as the weather says.
+    pub(crate) fsync_us: Option<u64>,
     /// A start of this resource fails.
     pub(crate) broken: Option<Resource>,
 }
@@ -193,6 +195,14 @@ pub(crate) struct Trio {
     pub(crate) trace: bool,
 }
 
+/// Puts the fault that the environment names into the cores of this process.
+pub(crate) fn choose_mutant() {
+    #[cfg(feature = "mutants")]
+    if let Ok(name) = std::env::var("MUTANT") {
+        ha::mutants::choose(&name).unwrap();
+    }
+}
+
 impl Trio {
     /// A blank second box, a blank witness, and a first box with a new group; all running.
     pub(crate) fn new(seed: u64) -> Self {
@@ -200,10 +210,7 @@ impl Trio {
     }
 
     pub(crate) fn with(seed: u64, timing: Timing) -> Self {
-        #[cfg(feature = "mutants")]
-        if let Ok(name) = std::env::var("MUTANT") {
-            ha::mutants::choose(&name).unwrap();
-        }
+        choose_mutant();
         let mut trio = Self {
             now: 1_000_000 * MS,
             random: Random(seed),
@@ -245,6 +252,7 @@ impl Trio {
                 events: Vec::new(),
                 answers: Vec::new(),
                 started: Vec::new(),
+                fsync_us: None,
                 broken: None,
             };
             trio.machines.insert(node, machine);
@@ -259,6 +267,7 @@ impl Trio {
     pub(crate) fn in_sync(seed: u64) -> Self {
         let mut trio = Self::new(seed);
         trio.settle();
+        trio.run(450);
         trio
     }
 
@@ -607,7 +616,8 @@ impl Trio {
     }
 
     fn persist(&mut self, node: NodeId, id: PersistId, record: &Record) {
-        let delay = 100 + self.random.below(self.weather.fsync_max_us);
+        let usual = 100 + self.random.below(self.weather.fsync_max_us);
+        let delay = self.machines[&node].fsync_us.unwrap_or(usual);
         let at = self.now + delay * 1000;
         let machine = self.machines.get_mut(&node).unwrap();
         assert!(machine.writing.is_none(), "one persist at a time");
@@ -622,6 +632,26 @@ impl Trio {
         (weather.delay_min_us + self.random.below(spread)) * 1000
     }
 
+    /// Law R0: a ballot leaves only when its counter is durable at its proposer.
+    fn check_ballot(&self, from: NodeId, bytes: &[u8]) {
+        let ballot = match ha::wire::decode(&KEY, bytes).unwrap().1 {
+            Message::Prepare(ballot) => ballot,
+            Message::Accept { ballot, next, .. } => next.unwrap_or(ballot).max(ballot),
+            Message::Hello
+            | Message::Heartbeat(_)
+            | Message::Ack(_)
+            | Message::Promise { .. }
+            | Message::Accepted { .. }
+            | Message::Nack { .. }
+            | Message::Learn { .. } => return,
+        };
+        let durable = self.record(from).group.map_or(0, |state| state.counter);
+        assert!(
+            ballot.counter <= durable,
+            "{ballot:?} left before it was durable at {from}"
+        );
+    }
+
     /// Puts a datagram on the wire.
     pub(crate) fn transmit(&mut self, from: NodeId, to: NodeId, link: LinkId, bytes: Vec<u8>) {
         if let Some(hold) = self.hold {
@@ -629,6 +659,9 @@ impl Trio {
             if hold(from, to, &message) {
                 return self.held_back.push((from, to, link, bytes));
             }
+        }
+        if bytes[7] == 4 || bytes[7] == 6 {
+            self.check_ballot(from, &bytes);
         }
         if self.trace {
             let (_, message) = ha::wire::decode(&KEY, &bytes).unwrap();
@@ -806,7 +839,12 @@ impl Trio {
 
     fn react(&mut self, node: NodeId, reaction: Reaction) {
         match reaction {
-            Reaction::Input(input) => self.input(node, *input),
+            Reaction::Input(input) => {
+                if let Input::Sealed { epoch } = *input {
+                    self.with_engine(node, |engine, _| engine.seal_done(epoch));
+                }
+                self.input(node, *input);
+            }
             Reaction::Tick => self.tick(node),
             Reaction::Send(frame) => {
                 let to = if node == A { B } else { A };

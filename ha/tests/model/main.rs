@@ -1,0 +1,124 @@
+//! Small scopes of register and rules, walked to exhaustion.
+
+#![expect(clippy::unwrap_used, reason = "a harness stops at the first surprise")]
+
+mod world;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
+
+use world::{Budget, Seen, Start, World};
+
+/// Two lanes of 64 bits: among millions of worlds no two have the same key.
+struct Lanes(u64, u64);
+
+impl Hasher for Lanes {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29);
+        self.1 = (self.1 ^ value)
+            .wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            .rotate_left(31);
+    }
+}
+
+fn key(world: &World) -> u128 {
+    let mut lanes = Lanes(1, 2);
+    world.hash(&mut lanes);
+    (u128::from(lanes.0) << 64) | u128::from(lanes.1)
+}
+
+/// Walks every world; panics at one that breaks a law.
+fn walk(name: &str, start: Start, budget: Budget) -> Seen {
+    let limit: usize = std::env::var("STATES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(60_000);
+    let mut seen = Seen::default();
+    let first = World::new(start, budget);
+    let mut known = BTreeSet::from([key(&first)]);
+    let mut queue = VecDeque::from([first]);
+    let mut done = true;
+    while let Some(world) = queue.pop_front() {
+        for next in world.next(&mut seen) {
+            if known.insert(key(&next)) {
+                next.check(&mut seen);
+                queue.push_back(next);
+            }
+        }
+        if known.len() > limit {
+            done = false;
+            break;
+        }
+    }
+    println!(
+        "{name}: {} states {} {seen:?}",
+        known.len(),
+        if done { "done" } else { "cut" }
+    );
+    seen
+}
+
+const SMALL: Budget = Budget {
+    ballots: [1, 1],
+    writes: 1,
+    crashes: 0,
+    losses: 1,
+    copies: 0,
+};
+
+#[test]
+fn both_in_sync_one_ballot_each() {
+    let seen = walk("in sync, 1 ballot each", Start::InSync, SMALL);
+    assert!(seen.solo && seen.promoted && seen.leased_read && seen.sealed_frame);
+}
+
+#[test]
+fn both_in_sync_a_crash_and_two_ballots_of_the_standby() {
+    let budget = Budget {
+        ballots: [1, 2],
+        crashes: 1,
+        ..SMALL
+    };
+    let seen = walk("in sync, crash", Start::InSync, budget);
+    assert!(seen.promoted);
+}
+
+#[test]
+fn alone_with_a_copied_peer_one_ballot_each() {
+    let seen = walk("alone, copied", Start::Solo, SMALL);
+    assert!(seen.readmitted && seen.refused);
+}
+
+#[test]
+fn alone_with_a_copied_peer_two_ballots_of_the_primary() {
+    let budget = Budget {
+        ballots: [2, 1],
+        ..SMALL
+    };
+    let seen = walk("alone, copied, 2 ballots", Start::Solo, budget);
+    assert!(seen.readmitted && seen.refused);
+}
+
+#[test]
+fn one_commit_behind() {
+    let seen = walk("one commit behind", Start::Behind, SMALL);
+    assert!(seen.promoted && seen.solo);
+}

@@ -1,0 +1,691 @@
+//! The state of the small world and what can happen in it.
+//!
+//! The register and the rules are the production ones. Around them, without time: messages lie in
+//! a set for ever and are delivered in any order, any number of times or never; a lease is a bit
+//! that ends at any moment, the holder's before the voter's; a process may die and come back.
+
+use std::collections::BTreeSet;
+
+use ha::authority::{self, Standing};
+use ha::record::GroupRecord;
+use ha::register::{self, Commit, Reading};
+use ha::types::Reason;
+use ha::{
+    Attached, Ballot, Config, DataState, DiskInstance, Epoch, GroupId, Incarnation, Members,
+    NodeId, Policy, Timing, Voter, VoterInstance,
+};
+
+pub(crate) const A: usize = 0;
+pub(crate) const B: usize = 1;
+pub(crate) const W: usize = 2;
+
+pub(crate) fn node(index: usize) -> NodeId {
+    NodeId(u8::try_from(index).unwrap() + 1)
+}
+
+fn instance(index: usize) -> VoterInstance {
+    VoterInstance(index as u128 + 1)
+}
+
+fn ballot(counter: u64, index: usize) -> Ballot {
+    Ballot {
+        counter,
+        node: node(index),
+        instance: instance(index),
+    }
+}
+
+fn first_config(in_sync: Members) -> Config {
+    let voter = |index| Voter {
+        node: node(index),
+        instance: instance(index),
+        weight: 1,
+    };
+    Config {
+        group: GroupId(1),
+        epoch: Epoch(1),
+        primary: Some((node(A), Incarnation(1))),
+        in_sync,
+        voters: vec![voter(A), voter(B), voter(W)],
+        policy: Policy::Witness,
+        timing: Timing::default(),
+        members: vec![(node(A), DiskInstance(1)), (node(B), DiskInstance(2))],
+        resync_base_epoch: Vec::new(),
+        config_generation: 0,
+        reason: Reason::Readmit,
+    }
+}
+
+fn record(ballot: Ballot, config: &Config) -> GroupRecord {
+    GroupRecord {
+        group: GroupId(1),
+        promised: ballot,
+        accepted: (ballot, config.clone()),
+        counter: 1,
+        largest_lease_ms: 700,
+        seal: Epoch::ZERO,
+    }
+}
+
+/// A message of the register; the receiver is a voter or the ballot's proposer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Letter {
+    Prepare {
+        to: usize,
+        ballot: Ballot,
+    },
+    Promise {
+        from: usize,
+        ballot: Ballot,
+        accepted: Ballot,
+    },
+    Accept {
+        to: usize,
+        ballot: Ballot,
+    },
+    Accepted {
+        from: usize,
+        ballot: Ballot,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    Promote,
+    Degrade,
+    Readmit,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Idle,
+    Reading(Purpose, Reading),
+    Committing(Box<Commit>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Office {
+    known: (Ballot, Config),
+    doubts: Vec<(Ballot, Config)>,
+    /// The peer is lost while it counted.
+    lost: bool,
+    /// Acks wait for the peer, which has a copy (law R6).
+    mirror: bool,
+    /// Writes not yet acknowledged, and those of them that the peer confirmed.
+    pending: u8,
+    confirmed: u8,
+}
+
+impl Office {
+    fn needed(&self) -> Members {
+        let sets = self.doubts.iter().map(|doubt| doubt.1.in_sync);
+        sets.fold(self.known.1.in_sync, Members::union)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Machine {
+    process: u128,
+    office: Option<Office>,
+    stage: Stage,
+    /// Highest foreign ballot that the own acceptor promised or accepted.
+    foreign: Option<Ballot>,
+    /// The lease bits, by voter.
+    lease: [bool; 3],
+    counter: u64,
+    seal: Epoch,
+    log: u8,
+}
+
+/// How often what may happen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Budget {
+    pub(crate) ballots: [u8; 2],
+    pub(crate) writes: u8,
+    pub(crate) crashes: u8,
+    pub(crate) losses: u8,
+    pub(crate) copies: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    acceptors: [GroupRecord; 3],
+    /// To which box each voter promised a lease.
+    grants: [Option<usize>; 3],
+    machines: [Machine; 2],
+    letters: BTreeSet<Letter>,
+    /// Values by ballot: a ballot has one value.
+    values: Vec<(Ballot, Config)>,
+    /// Mirrored writes on their way: (epoch, from, write); and their confirmations.
+    frames: BTreeSet<(Epoch, usize, u8)>,
+    confirmations: BTreeSet<(Epoch, usize, u8)>,
+    acknowledged: u8,
+    pub(crate) left: Budget,
+}
+
+/// What was seen at least once, so that nothing passes by being empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) solo: bool,
+    pub(crate) promoted: bool,
+    pub(crate) readmitted: bool,
+    pub(crate) refused: bool,
+    pub(crate) sealed_frame: bool,
+    pub(crate) leased_read: bool,
+}
+
+/// Where a scope begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Both boxes in S.
+    InSync,
+    /// S = {A}, B holds a copy.
+    Solo,
+    /// Both in S by a commit that B has not seen.
+    Behind,
+}
+
+impl World {
+    pub(crate) fn new(start: Start, left: Budget) -> Self {
+        let both = Members::pair(node(A), node(B));
+        let in_sync = if start == Start::InSync {
+            both
+        } else {
+            Members::one(node(A))
+        };
+        let config = first_config(in_sync);
+        let first = ballot(1, A);
+        let mut values = vec![(first, config.clone())];
+        let mut acceptors = [(); 3].map(|()| record(first, &config));
+        let mut known = (first, config.clone());
+        if start == Start::Behind {
+            let next = Config {
+                epoch: Epoch(2),
+                in_sync: both,
+                ..config
+            };
+            known = (ballot(2, A), next);
+            values.push(known.clone());
+            for index in [A, W] {
+                acceptors[index] = record(known.0, &known.1);
+            }
+        }
+        let mut machines = [A, B].map(|index| Machine {
+            process: index as u128 + 1,
+            office: None,
+            stage: Stage::Idle,
+            foreign: None,
+            lease: [false; 3],
+            counter: 2,
+            seal: Epoch::ZERO,
+            log: 0,
+        });
+        machines[A].office = Some(Office {
+            known,
+            doubts: Vec::new(),
+            lost: false,
+            mirror: start != Start::InSync,
+            pending: 0,
+            confirmed: 0,
+        });
+        Self {
+            acceptors,
+            grants: [None; 3],
+            machines,
+            letters: BTreeSet::new(),
+            values,
+            frames: BTreeSet::new(),
+            confirmations: BTreeSet::new(),
+            acknowledged: 0,
+            left,
+        }
+    }
+
+    fn value(&self, ballot: Ballot) -> &Config {
+        &self
+            .values
+            .iter()
+            .find(|value| value.0 == ballot)
+            .expect("proposed before")
+            .1
+    }
+
+    fn data(index: usize) -> DataState {
+        let disk = Some(DiskInstance(index as u128 + 1));
+        DataState {
+            attached: Attached::Yes,
+            disk,
+        }
+    }
+
+    /// Every world that one event makes of this one.
+    pub(crate) fn next(&self, seen: &mut Seen) -> Vec<Self> {
+        let mut worlds = Vec::new();
+        let mut add = |change: &mut dyn FnMut(&mut Self, &mut Seen) -> bool| {
+            let mut world = self.clone();
+            if change(&mut world, seen) && world != *self {
+                worlds.push(world);
+            }
+        };
+        for letter in &self.letters {
+            add(&mut |world, seen| world.deliver(letter, seen));
+        }
+        for index in [A, B] {
+            for purpose in [Purpose::Promote, Purpose::Degrade, Purpose::Readmit] {
+                add(&mut |world, _| world.propose(index, purpose));
+            }
+            add(&mut |world, _| world.write(index));
+            add(&mut |world, _| world.lose_peer(index));
+            add(&mut |world, _| world.copy(index));
+            add(&mut |world, _| world.crash(index));
+            for voter in [A, B, W] {
+                add(&mut |world, _| world.grant(index, voter));
+                add(&mut |world, _| std::mem::take(&mut world.machines[index].lease[voter]));
+            }
+            for write in [1, 2] {
+                add(&mut |world, _| world.acknowledge(index, write));
+            }
+        }
+        for voter in [A, B, W] {
+            add(&mut |world, _| world.end_promise(voter));
+        }
+        for frame in &self.frames {
+            add(&mut |world, seen| world.mirror(*frame, seen));
+        }
+        for frame in &self.confirmations {
+            add(&mut |world, _| world.confirm(*frame));
+        }
+        worlds
+    }
+
+    fn deliver(&mut self, letter: &Letter, seen: &mut Seen) -> bool {
+        match letter.clone() {
+            Letter::Prepare { to, ballot } => {
+                if self.held(to, ballot)
+                    || register::promise(&mut self.acceptors[to], ballot).is_err()
+                {
+                    return false;
+                }
+                self.note_foreign(to, ballot);
+                let accepted = self.acceptors[to].accepted.0;
+                self.letters.insert(Letter::Promise {
+                    from: to,
+                    ballot,
+                    accepted,
+                })
+            }
+            Letter::Accept { to, ballot } => {
+                let config = self.value(ballot).clone();
+                let record = &mut self.acceptors[to].clone();
+                if self.held(to, ballot) || register::accept(record, ballot, &config, None).is_err()
+                {
+                    return false;
+                }
+                self.acceptors[to] = record.clone();
+                self.note_foreign(to, ballot);
+                if to != W && ballot.node != node(to) {
+                    self.machines[to].office = None; // law R8
+                    self.machines[to].lease = [false; 3];
+                }
+                self.letters.insert(Letter::Accepted { from: to, ballot });
+                true
+            }
+            Letter::Promise {
+                from,
+                ballot,
+                accepted,
+            } => {
+                let value = (accepted, self.value(accepted).clone());
+                let index = usize::from(ballot.node.0) - 1;
+                let Stage::Reading(purpose, reading) = &mut self.machines[index].stage else {
+                    return false;
+                };
+                if reading.ballot != ballot {
+                    return false;
+                }
+                let purpose = *purpose;
+                reading.promised(node(from), instance(from), value);
+                if let Some((_, read)) = reading.read() {
+                    self.commit(index, (purpose, ballot), &read, seen);
+                }
+                true
+            }
+            Letter::Accepted { from, ballot } => {
+                let index = usize::from(ballot.node.0) - 1;
+                let Stage::Committing(commit) = &mut self.machines[index].stage else {
+                    return false;
+                };
+                if commit.ballot != ballot {
+                    return false;
+                }
+                commit.accepted(node(from), instance(from));
+                if commit.chosen() {
+                    self.chosen(index, seen);
+                }
+                true
+            }
+        }
+    }
+
+    /// Law R5, the voter's side; and a living holder refuses others.
+    fn held(&self, voter: usize, ballot: Ballot) -> bool {
+        let promised = self.grants[voter].is_some_and(|holder| node(holder) != ballot.node);
+        let living = voter != W && ballot.node != node(voter) && self.may_answer(voter);
+        promised || living
+    }
+
+    fn note_foreign(&mut self, index: usize, ballot: Ballot) {
+        if index == W || ballot.node == node(index) {
+            return;
+        }
+        let machine = &mut self.machines[index];
+        machine.foreign = machine.foreign.max(Some(ballot));
+        machine.lease = [false; 3];
+        machine.counter = machine.counter.max(ballot.counter);
+        if matches!(&machine.stage, Stage::Reading(_, reading) if reading.ballot < ballot) {
+            machine.stage = Stage::Idle;
+        }
+    }
+
+    fn propose(&mut self, index: usize, purpose: Purpose) -> bool {
+        let machine = &self.machines[index];
+        let fit = match (&machine.office, purpose) {
+            (None, Purpose::Promote) => {
+                self.grants[index].is_none() && machine.stage == Stage::Idle
+            }
+            (Some(office), Purpose::Degrade) => office.lost,
+            (Some(office), Purpose::Readmit) => {
+                office.mirror
+                    && !office.lost
+                    && office.known.1.in_sync.len() == 1
+                    && machine.stage == Stage::Idle
+            }
+            (None | Some(_), _) => false,
+        };
+        if !fit || self.left.ballots[index] == 0 {
+            return false;
+        }
+        self.left.ballots[index] -= 1;
+        let counter = machine.counter.max(self.acceptors[index].promised.counter) + 1;
+        let ballot = ballot(counter, index);
+        let own = &mut self.acceptors[index];
+        own.promised = ballot;
+        let mut reading = Reading::new(ballot);
+        reading.promised(node(index), instance(index), own.accepted.clone());
+        let machine = &mut self.machines[index];
+        machine.counter = counter;
+        machine.stage = Stage::Reading(purpose, reading);
+        for to in [A, B, W].into_iter().filter(|to| *to != index) {
+            self.letters.insert(Letter::Prepare { to, ballot });
+        }
+        true
+    }
+
+    fn commit(&mut self, index: usize, asked: (Purpose, Ballot), read: &Config, seen: &mut Seen) {
+        let (purpose, ballot) = asked;
+        let data = Self::data(index);
+        let machine = &mut self.machines[index];
+        let standing = Standing {
+            me: node(index),
+            incarnation: Incarnation(machine.process),
+            data: Some(&data),
+            config_generation: 0,
+        };
+        let known = machine
+            .office
+            .as_ref()
+            .map_or(read, |office| &office.known.1);
+        let other = (node(1 - index), DiskInstance(2 - index as u128));
+        let derived = match purpose {
+            Purpose::Promote => authority::promote(read, &standing),
+            Purpose::Degrade => authority::degrade(read, known, &standing),
+            Purpose::Readmit => authority::readmit(read, other, &standing),
+        };
+        let Ok(value) = derived else {
+            seen.refused = true;
+            machine.stage = Stage::Idle;
+            if purpose != Purpose::Promote {
+                machine.office = None;
+                machine.lease = [false; 3];
+            }
+            return;
+        };
+        if self.acceptors[index].promised != ballot {
+            machine.stage = Stage::Idle;
+            return;
+        }
+        if purpose == Purpose::Promote {
+            machine.seal = machine.seal.max(read.epoch); // before the Accept leaves (law R3)
+        }
+        if let Some(office) = &mut machine.office {
+            office.doubts.push((ballot, value.clone()));
+        }
+        let mut commit = Commit::new(ballot, None, read.clone(), value.clone());
+        register::accept(&mut self.acceptors[index], ballot, &value, None).expect("just promised");
+        commit.accepted(node(index), instance(index));
+        machine.stage = Stage::Committing(Box::new(commit));
+        self.values.push((ballot, value));
+        for to in [A, B, W].into_iter().filter(|to| *to != index) {
+            self.letters.insert(Letter::Accept { to, ballot });
+        }
+    }
+
+    fn chosen(&mut self, index: usize, seen: &mut Seen) {
+        let machine = &mut self.machines[index];
+        let Stage::Committing(commit) = std::mem::replace(&mut machine.stage, Stage::Idle) else {
+            unreachable!("called while committing");
+        };
+        let known = (commit.ballot, commit.value.clone());
+        let alone = known.1.in_sync.len() == 1;
+        machine.lease = [false; 3];
+        match &mut machine.office {
+            None => {
+                seen.promoted = true;
+                machine.office = Some(Office {
+                    known,
+                    doubts: Vec::new(),
+                    lost: false,
+                    mirror: false,
+                    pending: 0,
+                    confirmed: 0,
+                });
+            }
+            Some(office) => {
+                seen.solo |= alone;
+                seen.readmitted |= !alone;
+                office.known = known;
+                office.doubts.clear();
+                office.lost &= !alone;
+                office.mirror &= !alone;
+            }
+        }
+    }
+
+    fn write(&mut self, index: usize) -> bool {
+        let Some(office) = &mut self.machines[index].office else {
+            return false;
+        };
+        if self.left.writes == 0 {
+            return false;
+        }
+        let write = 1 << (self.left.writes - 1);
+        self.left.writes -= 1;
+        office.pending |= write;
+        let epoch = office.known.1.epoch;
+        self.machines[index].log |= write;
+        self.frames.insert((epoch, index, write));
+        true
+    }
+
+    /// A frame reaches the other box: applied unless that one sealed its epoch.
+    fn mirror(&mut self, frame: (Epoch, usize, u8), seen: &mut Seen) -> bool {
+        let (epoch, from, write) = frame;
+        let other = &mut self.machines[1 - from];
+        if epoch <= other.seal || other.office.is_some() {
+            seen.sealed_frame = true;
+            return false;
+        }
+        other.log |= write;
+        self.confirmations.insert(frame)
+    }
+
+    fn confirm(&mut self, frame: (Epoch, usize, u8)) -> bool {
+        let (epoch, from, write) = frame;
+        let Some(office) = &mut self.machines[from].office else {
+            return false;
+        };
+        if office.known.1.epoch != epoch || office.lost {
+            return false;
+        }
+        office.confirmed |= write & office.pending;
+        true
+    }
+
+    /// Laws R4 and R0b.
+    fn acknowledge(&mut self, index: usize, write: u8) -> bool {
+        let Some(office) = &mut self.machines[index].office else {
+            return false;
+        };
+        if office.pending & write == 0 {
+            return false;
+        }
+        let both = office.mirror || office.needed().contains(node(1 - index));
+        if both && (office.lost || office.confirmed & write == 0) {
+            return false;
+        }
+        office.pending &= !write;
+        self.acknowledged |= write;
+        let log = self.machines[index].log;
+        assert_eq!(
+            self.acknowledged & !log,
+            0,
+            "acknowledged without an earlier one: {self:#?}"
+        );
+        true
+    }
+
+    fn lose_peer(&mut self, index: usize) -> bool {
+        let machine = &mut self.machines[index];
+        let Some(office) = &mut machine.office else {
+            return false;
+        };
+        if self.left.losses == 0 || office.lost {
+            return false;
+        }
+        self.left.losses -= 1;
+        if office.needed().contains(node(1 - index)) {
+            office.lost = true;
+        } else {
+            office.mirror = false;
+            if matches!(machine.stage, Stage::Reading(Purpose::Readmit, _)) {
+                machine.stage = Stage::Idle;
+            }
+        }
+        true
+    }
+
+    /// A resync from begin to end: from now on acks wait for the peer.
+    fn copy(&mut self, index: usize) -> bool {
+        let log = self.machines[index].log;
+        let seal = self.machines[1 - index].seal;
+        let target = self.machines[1 - index].office.is_none();
+        let Some(office) = &mut self.machines[index].office else {
+            return false;
+        };
+        let solo = office.known.1.in_sync.len() == 1 && office.doubts.is_empty();
+        if self.left.copies == 0 || !solo || !target || office.known.1.epoch <= seal {
+            return false;
+        }
+        self.left.copies -= 1;
+        office.mirror = true;
+        self.machines[1 - index].log = log;
+        true
+    }
+
+    /// The process dies and comes back as another: nothing but the records and the log survives.
+    fn crash(&mut self, index: usize) -> bool {
+        if self.left.crashes == 0 {
+            return false;
+        }
+        self.left.crashes -= 1;
+        let machine = &mut self.machines[index];
+        machine.process += 10;
+        machine.office = None;
+        machine.stage = Stage::Idle;
+        machine.lease = [false; 3];
+        machine.foreign = None;
+        true
+    }
+
+    /// Law R5: a heartbeat of `index` is acknowledged by `voter`.
+    fn grant(&mut self, index: usize, voter: usize) -> bool {
+        let machine = &self.machines[index];
+        let Some(office) = &machine.office else {
+            return false;
+        };
+        let record = &self.acceptors[voter];
+        let primary = Some((node(index), Incarnation(machine.process)));
+        let candidate = voter != W && self.machines[voter].stage != Stage::Idle;
+        if voter == index
+            || candidate
+            || record.accepted.1.primary != primary
+            || record.accepted.0 < office.known.0
+            || !record.promised.belongs_to(node(index), instance(index))
+            || self.grants[voter].is_some_and(|holder| holder != index)
+        {
+            return false;
+        }
+        self.grants[voter] = Some(index);
+        self.machines[index].lease[voter] = true;
+        true
+    }
+
+    /// The voter's promise ends, never before the holder's bit.
+    fn end_promise(&mut self, voter: usize) -> bool {
+        let Some(holder) = self.grants[voter] else {
+            return false;
+        };
+        if self.machines[holder].lease[voter] {
+            return false;
+        }
+        self.grants[voter] = None;
+        true
+    }
+
+    /// Laws R5 and R5b: whether a read may be answered now.
+    fn may_answer(&self, index: usize) -> bool {
+        let machine = &self.machines[index];
+        let Some(office) = &machine.office else {
+            return false;
+        };
+        if office.needed().len() == 1 {
+            return true;
+        }
+        let own = machine
+            .foreign
+            .is_none_or(|foreign| foreign < office.known.0);
+        own && machine.lease.contains(&true)
+    }
+
+    /// What must hold in every world.
+    pub(crate) fn check(&self, seen: &mut Seen) {
+        let mut answering = 0;
+        let mut alone = 0;
+        for index in [A, B] {
+            let Some(office) = &self.machines[index].office else {
+                continue;
+            };
+            if self.may_answer(index) {
+                answering += 1;
+                let missing = self.acknowledged & !self.machines[index].log;
+                assert_eq!(missing, 0, "a read misses an acknowledged write: {self:#?}");
+                seen.leased_read |= office.needed().len() > 1;
+            }
+            if office.needed().len() == 1 {
+                alone += 1;
+            }
+        }
+        assert!(answering < 2, "two leases: {self:#?}");
+        assert!(alone < 2, "two boxes alone: {self:#?}");
+    }
+}
