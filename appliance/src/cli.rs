@@ -89,7 +89,12 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Seconds of load before the kill.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=600)
+    )]
     pub seconds: u64,
     /// Break a law on purpose; the demo must then fail (builds with the feature `mutants`).
     #[arg(long, value_name = "MUTANT")]

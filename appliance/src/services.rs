@@ -392,8 +392,8 @@ impl Inner {
         })?;
         let stored = |error: String| {
             Refusal::failed(format!(
-                "the change is stored on every in-sync box, but not all of it is done yet: {error}; \
-                 see `twinsan events`"
+                "the change is stored on every in-sync box, but not all of it is done yet: \
+                 {error}; see `twinsan events`"
             ))
         };
         self.put_in_force(value).map_err(stored)?;

@@ -3,10 +3,10 @@
 //! | Id | What is checked here | Where |
 //! |---|---|---|
 //! | D1 | flushed and FUA writes survive everything | [`Data`]: L1 without a licence to forget |
-//! | D2 | at an acknowledgement each member of the committed set has the write on its device, past a flush if it was to be stable | [`Data::write_acked`], [`Data::flush_acked`] |
-//! | D3 | only a box that lost power may forget, only when it promotes, only what no flush covered, and it says so (`CacheLost`) | [`Data::cache_lost`] |
+//! | D2 | an acknowledged write is on the device of each member, stable if asked | [`Data::write_acked`] |
+//! | D3 | only what a power cut took and no flush covered is forgotten, and told | [`Data::cache_lost`] |
 //! | L1 L2 | each sector is a linearizable register; nothing read is un-read | [`register`] |
-//! | O2 | a command takes effect under the primary that accepted it, or never | [`Data::reign_began`] |
+//! | O2 | a command takes effect under the primary that took it, or never | [`Data::reign_began`] |
 //! | P1 to P4 | epochs, leases, promotion, seals | [`authority`] |
 //!
 //! A breach is returned as a sentence that starts with the id; the world panics with it.
@@ -416,7 +416,7 @@ impl Data {
                 if inside && !self.may_follow(volume, sector, value, start) {
                     let place = place(volume, sector);
                     return Err(format!(
-                        "D2: {place}: acknowledged, but {member} holds the older {value} ({depth:?})"
+                        "D2: {place}: acknowledged, but {member} holds {value} ({depth:?})"
                     ));
                 }
             }

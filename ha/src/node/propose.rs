@@ -1,7 +1,8 @@
 //! The proposer: from a wish to a config known chosen.
 //!
 //! ```text
-//!   drive --start--> Reading --(majority promised)--> [Sealing --(Sealed)-->] Committing --> chosen
+//!   drive --start--> Reading --(majority promised)--> [Sealing --(Sealed)-->] Committing
+//!     --(majority accepted)--> chosen
 //!     ^                 |                                                        |
 //!     +--- preempted: a higher ballot, with jitter -------------------------------+
 //! ```

@@ -320,7 +320,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_states_do_not_panic(mut bytes in prop::collection::vec(any::<u8>(), LEN_BYTES)) {
+        fn arbitrary_states_do_not_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), LEN_BYTES),
+        ) {
             prop_assert_eq!(GroupState::parse(&bytes), None);
             bytes[..6].copy_from_slice(b"TWgr\x01\0");
             let crc = checksum(&bytes, CRC_AT).to_le_bytes();

@@ -7,8 +7,9 @@
 //! 48 session 4 | volume 4 | payload_len 4 | crc32c 4   (of the 60 bytes before it)
 //! ```
 //!
-//! Little-endian throughout. A payload is a body followed by one CRC32C per 4 KiB block of it, so that
-//! a receiver can read the body to an aligned buffer. Nothing past this module re-checks a length.
+//! Little-endian throughout. A payload is a body followed by one CRC32C per 4 KiB block of it, so
+//! that a receiver can read the body to an aligned buffer. Nothing past this module re-checks a
+//! length.
 
 pub mod data;
 pub mod hello;

@@ -321,7 +321,8 @@ impl Network {
             .map(|rule| format!("    {rule}\n"))
             .collect();
         let text = format!(
-            "table bridge lab\nflush table bridge lab\ntable bridge lab {{\n  chain forward {{\n    \
+            "table bridge lab\nflush table bridge lab\ntable bridge lab {{\n  \
+             chain forward {{\n    \
              type filter hook forward priority 0; policy accept;\n{rules}  }}\n}}\n"
         );
         run(

@@ -4,8 +4,8 @@
 //! The operations of one value form a cluster; `first_end` is the earliest end of any of them and
 //! `last_start` the latest start. A cluster whose `first_end < last_start` held the register during
 //! all of that time (a forward zone); any other took place at one moment between the two
-//! (a backward zone). The history is linearizable if and only if no two forward zones overlap and no
-//! backward zone lies inside a forward one.
+//! (a backward zone). The history is linearizable if and only if no two forward zones overlap and
+//! no backward zone lies inside a forward one.
 //!
 //! A write without an answer counts only once its value was read. `deadline` bounds when it can
 //! have happened: a command that was accepted by one primary takes effect before the next primary

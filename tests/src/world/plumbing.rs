@@ -292,7 +292,10 @@ impl World {
         let voters: Vec<u8> = config.voters.iter().map(|voter| voter.node.0).collect();
         self.counts.add(&name);
         self.trace.note(self.now, || {
-            format!("CHOSEN epoch {epoch} primary {primary:?} in sync {in_sync} voters {voters:?} ({name})")
+            format!(
+                "CHOSEN epoch {epoch} primary {primary:?} in sync {in_sync} voters {voters:?} \
+                 ({name})"
+            )
         });
         self.narrate_config();
     }
