@@ -238,10 +238,13 @@ impl World {
                 id: CommandId(id),
                 spec: *spec,
             },
-            _ => engine::Input::Command {
-                id: CommandId(id),
-                command: command_of(&kind),
-            },
+            Kind::Read(_) | Kind::Write { .. } | Kind::Flush(_) | Kind::Confirm => {
+                let command = command_of(&kind);
+                engine::Input::Command {
+                    id: CommandId(id),
+                    command,
+                }
+            }
         };
         let issued = Issued {
             client,

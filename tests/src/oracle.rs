@@ -2,11 +2,11 @@
 //!
 //! | Id | What is checked here | Where |
 //! |---|---|---|
-//! | D1 | flushed and FUA writes survive everything | [`Data`]: L1 without a licence to forget |
-//! | D2 | an acknowledged write is on the device of each member, stable if asked | [`Data::write_acked`] |
-//! | D3 | only what a power cut took and no flush covered is forgotten, and told | [`Data::cache_lost`] |
+//! | D1 | flushed and FUA writes survive everything | L1 without a licence to forget |
+//! | D2 | an acknowledged write is on each member's device, stable if so promised | [`Data`] |
+//! | D3 | only a box that lost power may forget, when it promotes, and it says so | [`Data`] |
 //! | L1 L2 | each sector is a linearizable register; nothing read is un-read | [`register`] |
-//! | O2 | a command takes effect under the primary that took it, or never | [`Data::reign_began`] |
+//! | O2 | a command takes effect under the primary that accepted it, or never | [`Data`] |
 //! | P1 to P4 | epochs, leases, promotion, seals | [`authority`] |
 //!
 //! A breach is returned as a sentence that starts with the id; the world panics with it.
@@ -202,7 +202,7 @@ impl Data {
         };
         for member in members {
             if media.power_lost(*member) < start {
-                self.on_device(range, start, *member, depth, media)?;
+                self.on_device(range, start, (*member, depth), media)?;
             }
         }
         Ok(())
@@ -271,7 +271,8 @@ impl Data {
                         sectors: 1,
                     };
                     let latest = self.latest_start_acked_before(volume, sector, start);
-                    self.on_device(range, latest, *member, Depth::Stable, media)?;
+                    let copy = (*member, Depth::Stable);
+                    self.on_device(range, latest, copy, media)?;
                 }
             }
         }
@@ -399,8 +400,7 @@ impl Data {
         &self,
         range: Range,
         start: Moment,
-        member: Host,
-        depth: Depth,
+        (member, depth): (Host, Depth),
         media: &dyn Media,
     ) -> Result<(), Breach> {
         let volume = range.volume;

@@ -150,12 +150,30 @@ impl Register {
         Ok(())
     }
 
+    /// A config must follow the last chosen one, or one that a voter accepted since, which its
+    /// proposer then read and took over.
+    fn justified(&self, last: usize, ballot: Ballot, config: &Config) -> Result<(), Breach> {
+        let (last_ballot, last_config) = &self.chosen[last];
+        let verdict = follows(last_config, config);
+        let read = self.accepted.iter().rev().filter(|(other, (value, _))| {
+            (last_ballot < *other) && (**other < ballot) && value != config
+        });
+        let through = |(other, (value, _)): (&Ballot, &(Config, BTreeSet<Host>))| {
+            follows(value, config).is_ok() && self.justified(last, *other, value).is_ok()
+        };
+        if verdict.is_err() && read.into_iter().any(through) {
+            Ok(())
+        } else {
+            verdict
+        }
+    }
+
     /// A config is chosen. A ballot may also complete its majority after a later one did; then the
     /// later one was made from its value, so it has to fit in before that one.
     fn choose(&mut self, ballot: Ballot, config: Config) -> Result<bool, Breach> {
         let place = self.chosen.partition_point(|(other, _)| *other < ballot);
-        if let Some((_, before)) = place.checked_sub(1).map(|last| &self.chosen[last]) {
-            follows(before, &config)?;
+        if let Some(last) = place.checked_sub(1) {
+            self.justified(last, ballot, &config)?;
         }
         if let Some((_, after)) = self.chosen.get(place) {
             follows(&config, after)?;

@@ -147,13 +147,14 @@ impl World {
     }
 
     fn cut_some(&mut self, fault: Fault, victim: Host) {
-        let mut ways = match fault {
-            Fault::Isolate => ways_of(if self.rng.chance(250) {
+        let mut ways = if fault == Fault::Isolate {
+            ways_of(if self.rng.chance(250) {
                 WITNESS
             } else {
                 victim
-            }),
-            _ => self.draw_wires(),
+            })
+        } else {
+            self.draw_wires()
         };
         if fault == Fault::CutOneWay {
             let forth = self.rng.chance(500);
@@ -208,10 +209,12 @@ impl World {
         self.trace
             .note(self.now, || format!("{host}: {fault} for {} ms", ns / MS));
         let mood = &mut self.machine(host).mood;
-        match fault {
-            Fault::DiskSlow => mood.extra_ns = extra,
-            Fault::DiskHang => mood.hangs_until = until,
-            _ => mood.errors = errors,
+        if fault == Fault::DiskSlow {
+            mood.extra_ns = extra;
+        } else if fault == Fault::DiskHang {
+            mood.hangs_until = until;
+        } else {
+            mood.errors = errors;
         }
         self.schedule(ns, Event::Undo(Undo::Disk(host)));
     }

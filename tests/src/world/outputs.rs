@@ -107,10 +107,10 @@ impl World {
 
     /// What the oracle must know before the mirror hears of an output of the authority.
     fn before_wiring(&mut self, host: Host, output: &ha::Output) {
-        match output {
-            ha::Output::Lease(lease) => self.machine(host).process().lease = *lease,
-            ha::Output::Authority(authority) => self.authorised(host, authority),
-            _ => {}
+        if let ha::Output::Lease(lease) = output {
+            self.machine(host).process().lease = *lease;
+        } else if let ha::Output::Authority(authority) = output {
+            self.authorised(host, authority);
         }
     }
 
