@@ -644,29 +644,33 @@ impl Node {
     /// Sends the present phase to every voter that has not answered.
     pub(super) fn resend(&mut self, now: Now, ballot: Ballot) {
         let again = now.boot.after_ms(self.resend_ms());
+        let reserved = self.acceptor.durable().map_or(0, |state| state.counter);
         let known = self.acceptor.state().map(|state| state.accepted.1.clone());
         let Some(proposal) = self.proposal.as_mut().filter(|it| it.ballot == ballot) else {
             return;
         };
         proposal.resend_at = again;
-        let (missing, message) = match (&proposal.stage, known) {
+        let (missing, message, highest) = match (&proposal.stage, known) {
             (Stage::Reading(reading), Some(known)) => {
-                (reading.missing(&known), Message::Prepare(ballot))
+                (reading.missing(&known), Message::Prepare(ballot), ballot)
             }
             (Stage::Committing { commit, .. }, _) => {
                 let config = Box::new(commit.value.clone());
-                (
-                    commit.missing(),
-                    Message::Accept {
-                        ballot,
-                        config,
-                        next: commit.next,
-                        admits: commit.admits.map(|voter| voter.instance),
-                    },
-                )
+                let admits = commit.admits.map(|voter| voter.instance);
+                let next = commit.next;
+                let accept = Message::Accept {
+                    ballot,
+                    config,
+                    next,
+                    admits,
+                };
+                (commit.missing(), accept, next.unwrap_or(ballot))
             }
             (Stage::Reading(_) | Stage::Sealing(_), _) => return,
         };
+        if highest.counter > reserved && !mutant!(ReuseBallot) {
+            return; // it leaves when its counter is durable (law R0)
+        }
         for node in missing.without(self.params.me).iter() {
             self.send(now, node, &message);
         }
