@@ -5,12 +5,20 @@
 //! voters (the two boxes and the witness), so one box that cannot reach another voter changes
 //! nothing, and a box that the register does not name in sync never becomes primary by itself.
 //!
-//! * [`types`]: identities, epochs, ballots, timing, the config and the durable record.
-//! * [`node`]: a box; [`witness`]: the third voter, for many groups at once.
+//! ```text
+//!   node (a box)                          witness (the third voter, many groups)
+//!     authority   the rules R1 R2 R6 R7 R10, one function each, from config to config
+//!     register    the replicated value: acceptor, reading, commit
+//!     acceptor    a voter: register, lease promises, durable record    <-- shared
+//!     lease       what a voter promised, what a holder may use
+//!     peer, path  which process of the remote is alive, what is a recording
+//!     wire, codec authenticated datagrams            record   what must survive
+//!     plan        order of the primary's services    shell    sockets, clocks, disks
+//! ```
 //!
-//! Both are sans-IO: feed one input to `handle`, drain `poll_output` to `None`, ask
-//! `poll_timeout` when to call again. Durability is explicit: what follows an
-//! [`Output::Persist`](node::Output::Persist) leaves only after its `Persisted` came back.
+//! [`Node`] and [`Witness`] are sans-IO: feed one input to `handle`, drain `poll_output` to
+//! `None`, ask `poll_timeout` when to call again. Durability is explicit: what follows an
+//! [`Output::Persist`] leaves only after its `Persisted` came back.
 
 pub mod authority;
 pub mod codec;

@@ -1,6 +1,6 @@
 //! A box: register, lease, heartbeats and resource order behind one `handle`.
 //!
-//! Every input is applied, then [`Node::advance`] looks at the whole state and does what is due.
+//! Every input is applied, then `advance` looks at the whole state and does what is due.
 //! Rules are level-triggered: nothing depends on a particular message arriving at a particular
 //! moment.
 //!

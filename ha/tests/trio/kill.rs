@@ -6,16 +6,16 @@ use std::process::Command;
 const KILLS: &[(&str, &str)] = &[
     (
         "resume-epoch",
-        "scenarios::h5a_a_primary_restarted_within_the_detector_is_a_plain_candidate",
+        "hazards::h5a_a_primary_restarted_within_the_detector_is_a_plain_candidate",
     ),
-    ("reuse-ballot", "scenarios::h6_a_promoted_box_is_alone_in_s"),
+    ("reuse-ballot", "hazards::h6_a_promoted_box_is_alone_in_s"),
     (
         "forget-doubt",
-        "scenarios::h1a_acks_need_both_boxes_while_the_readmission_is_in_doubt",
+        "hazards::h1a_acks_need_both_boxes_while_the_readmission_is_in_doubt",
     ),
     (
         "timeout-ends-doubt",
-        "scenarios::h1a_acks_need_both_boxes_while_the_readmission_is_in_doubt",
+        "hazards::h1a_acks_need_both_boxes_while_the_readmission_is_in_doubt",
     ),
     (
         "solo-before-chosen",
@@ -27,16 +27,16 @@ const KILLS: &[(&str, &str)] = &[
     ),
     (
         "ignore-eligibility",
-        "scenarios::h9b_a_box_with_other_disks_or_without_all_volumes_stays_out",
+        "hazards::h9b_a_box_with_other_disks_or_without_all_volumes_stays_out",
     ),
-    ("promote-both", "scenarios::h6_a_promoted_box_is_alone_in_s"),
+    ("promote-both", "hazards::h6_a_promoted_box_is_alone_in_s"),
     (
         "seal-known-only",
-        "scenarios::h4_the_epoch_read_is_sealed_not_the_epoch_known",
+        "hazards::h4_the_epoch_read_is_sealed_not_the_epoch_known",
     ),
     (
         "commit-before-seal",
-        "scenarios::h6_a_promoted_box_is_alone_in_s",
+        "hazards::h6_a_promoted_box_is_alone_in_s",
     ),
     (
         "prepare-through-lease",
@@ -52,7 +52,7 @@ const KILLS: &[(&str, &str)] = &[
     ),
     (
         "own-vote-keeps-lease",
-        "scenarios::h3a_no_promise_of_a_foreign_ballot_leaves_while_a_lease_is_out",
+        "hazards::h3a_no_promise_of_a_foreign_ballot_leaves_while_a_lease_is_out",
     ),
     (
         "lease-from-ack",
@@ -68,7 +68,7 @@ const KILLS: &[(&str, &str)] = &[
     ),
     (
         "blind-solo",
-        "scenarios::h21_a_solo_primary_obeys_whoever_accepted_a_higher_ballot",
+        "hazards::h21_a_solo_primary_obeys_whoever_accepted_a_higher_ballot",
     ),
     (
         "create-on-prepare",
@@ -80,11 +80,11 @@ const KILLS: &[(&str, &str)] = &[
     ),
     (
         "trust-rollback",
-        "scenarios::h13_a_witness_put_back_to_an_older_state_has_no_vote",
+        "hazards::h13_a_witness_put_back_to_an_older_state_has_no_vote",
     ),
     (
         "never-learn",
-        "scenarios::h24_a_voter_that_missed_the_last_commit_is_told",
+        "hazards::h24_a_voter_that_missed_the_last_commit_is_told",
     ),
     (
         "reply-before-persist",
@@ -92,7 +92,7 @@ const KILLS: &[(&str, &str)] = &[
     ),
     (
         "serve-unknown",
-        "scenarios::h23_in_doubt_the_old_primary_stays_stopped",
+        "hazards::h23_in_doubt_the_old_primary_stays_stopped",
     ),
     (
         "no-replay-window",
@@ -137,7 +137,7 @@ fn neutral_faults_are_noticed_by_nothing() {
         return;
     }
     for name in ha::mutants::NEUTRAL {
-        let output = run(name, &["scenarios"]);
+        let output = run(name, &["scenarios", "hazards"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{name} is not neutral: {text}");
     }

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a harness stops at the first surprise")]
 
+mod drive;
 mod engine;
+mod hazards;
 #[cfg(feature = "mutants")]
 mod kill;
 mod oracle;

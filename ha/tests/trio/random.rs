@@ -1,9 +1,9 @@
 //! Thousands of histories with random faults; the oracle looks after every event, and at the end
 //! everything heals and the pair must serve and get in sync again.
 
-use ha::Role;
+use ha::{Attached, DataState, Input, LinkId, NodeId, OperatorCommand, Role, VoterInstance};
 
-use crate::world::{A, B, MS, Trio, W, Weather};
+use crate::world::{A, B, DATA_LINK, MS, Trio, W, Weather};
 
 fn weather(trio: &mut Trio) -> Weather {
     Weather {
@@ -18,7 +18,7 @@ fn weather(trio: &mut Trio) -> Weather {
 fn fault(trio: &mut Trio) {
     let node = trio.random.pick(&[A, B, W]);
     let other = trio.random.pick(&[A, B, W]);
-    match trio.random.below(12) {
+    match trio.random.below(16) {
         0 | 1 if trio.is_on(node) => {
             trio.kill(node);
             if trio.random.percent(50) {
@@ -37,17 +37,24 @@ fn fault(trio: &mut Trio) {
         }
         7 => trio.heal(),
         8 if trio.is_on(node) => trio.stop(node),
-        8 | 9 => {
-            if trio.is_on(node) && trio.machines[&node].stopped {
-                if trio.random.percent(30) {
-                    let slept = trio.random.below(3_000) * MS;
-                    let machine = trio.machines.get_mut(&node).unwrap();
-                    machine.suspended_ns = (machine.suspended_ns + slept).min(trio.now / 4);
-                }
-                trio.resume(node);
+        8 | 9 => wake_up(trio, node),
+        10 => trio.weather = weather(trio),
+        11 => {
+            // Only the data session, or only the heartbeats, between the boxes.
+            let links = trio
+                .random
+                .pick(&[&[DATA_LINK][..], &[LinkId(0), LinkId(1)][..]]);
+            for link in links {
+                trio.cut_links.insert((A, B, *link));
+                trio.cut_links.insert((B, A, *link));
             }
         }
-        10 => trio.weather = weather(trio),
+        12 if trio.random.percent(30) => reinstall_witness(trio),
+        13 if node != W && trio.is_on(node) && !trio.machines[&node].stopped => {
+            let whole = trio.machines[&node].attached == Attached::Yes;
+            let missing = Attached::No(String::from("a volume is missing"));
+            attach(trio, node, if whole { missing } else { Attached::Yes });
+        }
         _ => {
             for node in [A, B] {
                 if trio.is_on(node) && !trio.machines[&node].stopped {
@@ -55,6 +62,65 @@ fn fault(trio: &mut Trio) {
                 }
             }
         }
+    }
+}
+
+/// Resumes a stopped machine; some have slept meanwhile.
+fn wake_up(trio: &mut Trio, node: NodeId) {
+    if !trio.is_on(node) || !trio.machines[&node].stopped {
+        return;
+    }
+    if trio.random.percent(30) {
+        let slept = trio.random.below(3_000) * MS;
+        let machine = trio.machines.get_mut(&node).unwrap();
+        machine.suspended_ns = (machine.suspended_ns + slept).min(trio.now / 4);
+    }
+    trio.resume(node);
+}
+
+fn attach(trio: &mut Trio, node: NodeId, attached: Attached) {
+    let machine = trio.machines.get_mut(&node).unwrap();
+    machine.attached = attached.clone();
+    let disk = machine.disk.instance;
+    trio.input(node, Input::Data(DataState { attached, disk }));
+}
+
+/// The witness loses everything and comes back as another life. Only once both boxes vote: one
+/// box and a lost witness are no majority for ever, and only a forced takeover helps (law R9).
+fn reinstall_witness(trio: &mut Trio) {
+    let both_vote = [A, B].into_iter().all(|node| {
+        let state = trio.record(node).group;
+        state.is_some_and(|state| {
+            [A, B]
+                .iter()
+                .all(|it| state.accepted.1.voter(*it).is_some())
+        })
+    });
+    if !both_vote {
+        return;
+    }
+    if trio.is_on(W) {
+        trio.kill(W);
+    }
+    let life = VoterInstance(u128::from(trio.random.next()));
+    trio.machines.get_mut(&W).unwrap().record = ha::blank(life).encode();
+    trio.start(W);
+}
+
+/// The operator's part of the recovery: a dead voter makes room for its successor.
+fn replace_witness(trio: &mut Trio) {
+    let Some(node) = trio.primary() else { return };
+    let life = trio.record(W).instance;
+    let config = trio.node(node).status().config.unwrap();
+    if config.voter(W).is_some_and(|voter| voter.instance != life) {
+        let command = OperatorCommand::RemoveVoter { node: W };
+        trio.input(
+            node,
+            Input::Operator {
+                id: trio.now,
+                command,
+            },
+        );
     }
 }
 
@@ -83,16 +149,34 @@ fn history(seed: u64) -> Trio {
             trio.resume(node);
         }
     }
-    let done = trio.run_until(60_000, Trio::is_settled);
+    for node in [A, B] {
+        attach(&mut trio, node, Attached::Yes);
+    }
+    let mut done = false;
+    for _ in 0..30 {
+        replace_witness(&mut trio);
+        let life = trio.record(W).instance;
+        done = trio.run_until(2_000, |trio| Trio::is_settled(trio) && votes(trio, life));
+        if done {
+            break;
+        }
+    }
     assert!(done, "seed {seed} does not settle: {}", trio.describe());
     trio
+}
+
+/// Whether that life of the witness is listed.
+fn votes(trio: &Trio, life: VoterInstance) -> bool {
+    let status = trio.primary().map(|node| trio.node(node).status());
+    let config = status.and_then(|status| status.config);
+    config.is_some_and(|config| config.lists(W, life))
 }
 
 fn histories() -> u64 {
     std::env::var("HISTORIES")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(1_500)
+        .unwrap_or(400)
 }
 
 #[test]
