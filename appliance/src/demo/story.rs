@@ -28,6 +28,9 @@ const SAY_AGAIN_MS: u64 = 500;
 /// Writers of the load; at the kill at least [`IN_FLIGHT_MIN`] writes are under way.
 const WRITERS: usize = 16;
 const IN_FLIGHT_MIN: usize = 8;
+/// Blocks the load uses. Random writes over the whole volume would leave a sparse file of so many
+/// pieces that removing it takes a minute where each is discarded by itself.
+const LOAD_BLOCKS: u64 = 8192;
 /// Acknowledged writes that show that I/O goes on.
 const PROGRESS_WRITES: u64 = 500;
 
@@ -39,8 +42,9 @@ pub(super) async fn start(boxes: &mut Boxes, report: &Report) -> Result<(), Refu
     }
     report.line("two boxes and a witness are starting as processes on loopback");
     let first = boxes.boxes[0].client();
+    // The target has its name once the configuration of this epoch is read (law D11).
     until(boxes, &first, "san1 is primary", |status| {
-        status.role == "primary"
+        status.role == "primary" && !status.target.is_empty()
     })
     .await?;
     for edit in edits()? {
@@ -114,7 +118,7 @@ fn plan() -> Plan {
         initiator: "iqn.2026-11.org.twinsan:demo-initiator".to_owned(),
         lun: 0,
         first_block: 0,
-        blocks: VOLUME_BYTES / u64::try_from(BLOCK_BYTES).expect("4096"),
+        blocks: LOAD_BLOCKS,
         writers: WRITERS,
         seed: boot_ns(),
     }
