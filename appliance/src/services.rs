@@ -16,6 +16,7 @@ use iscsi_target::registry::{Limits, SessionInfo};
 use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig};
 use iscsi_target::shell::{Target, TargetSettings};
 use iscsi_target::types::PortalTag;
+use replication::engine::Input;
 use replication::shell::Handle;
 use replication::types::{VolumeNumber, VolumeSpec};
 use tokio::net::TcpListener;
@@ -60,6 +61,8 @@ struct Inner {
     cache_lost: RefCell<BTreeSet<u32>>,
     epoch: Cell<u64>,
     configured: Cell<bool>,
+    /// Raised when the addresses are given up: what was being raised before is not finished.
+    reign: Cell<u64>,
     held: RefCell<BTreeMap<Network, Held>>,
 }
 
@@ -121,6 +124,7 @@ impl Services {
                 cache_lost: RefCell::default(),
                 epoch: Cell::new(0),
                 configured: Cell::new(false),
+                reign: Cell::new(0),
                 held: RefCell::default(),
             }),
         }
@@ -182,6 +186,7 @@ impl Services {
     pub(crate) async fn stop(&self, resource: Resource) {
         match resource {
             Resource::Addresses => {
+                self.inner.reign.set(self.inner.reign.get() + 1);
                 let held = std::mem::take(&mut *self.inner.held.borrow_mut());
                 for (network, held) in held {
                     self.inner.lower(network, held).await;
@@ -228,45 +233,35 @@ impl Services {
 impl Inner {
     /// Law D11: no LUN is served before the configuration of the epoch served is read.
     async fn read_configuration(&self) -> Result<(), String> {
-        let mut value = self.system.read().await?.unwrap_or_default();
+        let stored = self.system.read().await?;
+        let volumes = self.mirror.status().volumes.len();
+        if stored.is_none() && volumes > 1 {
+            return Err(format!(
+                "the system volume holds no configuration, but there are {} volumes: it is \
+                 damaged; nothing is served and nothing was changed",
+                volumes - 1
+            ));
+        }
+        let first = stored.is_none();
+        let mut value = stored.unwrap_or_default();
         if value.cluster.target.is_empty() {
             value.cluster.target = format!("iqn.2026-11.org.twinsan:{}", self.group_name);
         }
-        let lost = std::mem::take(&mut *self.cache_lost.borrow_mut());
-        if !lost.is_empty() {
+        // Law D5: who must hear of it is durable before the mirror may forget it.
+        let lost = self.cache_lost.borrow().clone();
+        if !lost.is_empty() || first {
             lost.iter().for_each(|volume| value.lose_cache(*volume));
             self.system.store(&value).await?;
         }
-        self.put_in_force(value)?;
-        self.configured.set(true);
-        self.forget_strays().await;
-        Ok(())
-    }
-
-    /// A change that was cut short may leave a volume that no configuration names, and that no
-    /// host ever saw or can see again: it goes, so that its number can be used.
-    async fn forget_strays(&self) {
-        let named: BTreeSet<u32> = self
-            .value
-            .borrow()
-            .cluster
-            .volumes
-            .iter()
-            .map(|volume| volume.number)
-            .collect();
-        for volume in self.mirror.status().volumes {
-            let number = volume.spec.number;
-            if number == VolumeNumber::SYSTEM || named.contains(&number.0) {
-                continue;
-            }
-            let gone = awaited(|reply| self.mirror.delete_volume(number, reply)).await;
-            self.events.add(match gone {
-                Ok(_) => {
-                    format!("volume {number}, left by a change that was cut short, is deleted")
-                }
-                Err(why) => format!("volume {number}, which nothing names, stays: {why}"),
+        for volume in lost {
+            self.cache_lost.borrow_mut().remove(&volume);
+            self.mirror.input(Input::CacheLossKept {
+                volume: VolumeNumber(volume),
             });
         }
+        self.put_in_force(value)?;
+        self.configured.set(true);
+        Ok(())
     }
 
     /// Shows `value` to initiators and to the API.
@@ -376,6 +371,9 @@ impl Inner {
             ));
         }
         let mut value = self.value.borrow().clone();
+        // A change that was cut short may have used a number without leaving a volume.
+        let used = self.mirror.status().highest.0;
+        value.cluster.next_volume = value.cluster.next_volume.max(used + 1);
         let before = value.cluster.clone();
         let after = before
             .with(edit, self.epoch.get())
@@ -467,11 +465,17 @@ impl Inner {
         if self.held.borrow().contains_key(&network) {
             return Ok(());
         }
+        let reign = self.reign.get();
         self.addresses
             .hold(network)
             .await
             .map_err(|error| error.to_string())?;
-        let listener = self.bind(SocketAddr::new(address.ip, self.port)).await?;
+        let listener = self.bind(SocketAddr::new(address.ip, self.port)).await;
+        if reign != self.reign.get() {
+            let _ = self.addresses.release(network).await; // its lifetime ends it in any case
+            return Err("the addresses were given up meanwhile".to_owned());
+        }
+        let listener = listener?;
         let (target, tag) = (self.target(), address.tag);
         let events = Arc::clone(&self.events);
         let serving = tokio::task::spawn_local(async move {

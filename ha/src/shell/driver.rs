@@ -65,6 +65,7 @@ impl NodeDriver {
         } = self;
         let (orders, mut reports) = disk::start(store).map_err(|_| DriverError::Thread)?;
         let mut shown = None;
+        let mut turn = 0;
         loop {
             while let Some(output) = node.poll_output() {
                 act(output.clone());
@@ -101,7 +102,7 @@ impl NodeDriver {
                 }
                 input = inputs.recv() => input.ok_or(DriverError::Inputs)?,
                 () = sleep_until(node.poll_timeout()) => Input::Timeout,
-                (link, bytes) = udp::receive(&links) => Input::Datagram { link, bytes },
+                (link, bytes) = udp::receive(&links, &mut turn) => Input::Datagram { link, bytes },
             };
             node.handle(now(), input);
         }

@@ -21,15 +21,19 @@ pub struct Link {
     pub to: SocketAddr,
 }
 
-/// The next datagram on any link.
-pub(super) async fn receive(links: &[Link]) -> (LinkId, Vec<u8>) {
+/// The next datagram on any link. The links take turns, from `*turn` on: garbage that floods one of
+/// them must not keep the others from being heard.
+pub(super) async fn receive(links: &[Link], turn: &mut usize) -> (LinkId, Vec<u8>) {
     let mut space = [0; DATAGRAM_MAX_BYTES + 1];
     poll_fn(|context| {
-        for link in links {
+        for place in 0..links.len() {
+            let at = (*turn + place) % links.len();
+            let link = &links[at];
             loop {
                 let mut bytes = ReadBuf::new(&mut space);
                 match link.socket.poll_recv_from(context, &mut bytes) {
                     Poll::Ready(Ok(_)) => {
+                        *turn = at + 1;
                         return Poll::Ready((link.id, bytes.filled().to_vec()));
                     }
                     Poll::Ready(Err(_)) => {} // an ICMP error of an earlier send

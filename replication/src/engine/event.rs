@@ -149,6 +149,8 @@ pub struct Status {
     pub commands: usize,
     /// Disk operations in flight.
     pub disk_operations: usize,
+    /// The highest volume number ever used in the group; numbers are not used again.
+    pub highest: VolumeNumber,
     /// The volumes of the group's table here.
     pub volumes: Vec<VolumeStatus>,
 }

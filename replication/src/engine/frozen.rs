@@ -13,6 +13,7 @@
 use super::resync::Joining;
 use super::volume::Settle;
 use super::{Authority, CommandError, Engine, Event, Lease, PeerLoss};
+use crate::meta::group::GroupState;
 use crate::mutants::mutant;
 use crate::types::{DiskInstance, Epoch, Members, OpId, Time, VolumeNumber};
 
@@ -159,6 +160,7 @@ impl Engine {
             return self.end_session(PeerLoss::Differs); // nobody said that it was equal
         }
         self.joining = Joining::No;
+        self.handover = None; // an epoch of ours ends the handover of an older one (law R7)
         self.write_epoch_of_readmission();
     }
 
@@ -283,6 +285,23 @@ impl Engine {
         let epoch = self.standing_epoch();
         self.event(Event::Serving { epoch });
         self.join_all();
+    }
+
+    pub(super) fn on_cache_loss_kept(&mut self, volume: VolumeNumber) {
+        let owed = |group: &GroupState| {
+            group
+                .volumes
+                .get(&volume)
+                .is_some_and(|entry| entry.cache_lost)
+        };
+        if self.group.as_ref().is_some_and(owed) {
+            self.change_group(|group| {
+                if let Some(entry) = group.volumes.get_mut(&volume) {
+                    entry.cache_lost = false;
+                }
+            });
+            self.step();
+        }
     }
 
     fn write_epoch_of_readmission(&mut self) {

@@ -29,7 +29,7 @@ impl Engine {
     }
 
     pub(super) fn on_handover_cancelled(&mut self, epoch: Epoch) {
-        if self.is_primary() && self.standing_epoch() == epoch {
+        if self.is_primary() && epoch <= self.standing_epoch() {
             self.handover = None;
         }
     }

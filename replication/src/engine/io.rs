@@ -147,6 +147,12 @@ pub enum Input {
     },
     /// The right to answer from replicated state (law R5).
     Lease(Lease),
+    /// Who must hear that the volume lost its cache is durable elsewhere (law D5): it is not told
+    /// again.
+    CacheLossKept {
+        /// The volume.
+        volume: VolumeNumber,
+    },
     /// A command of an initiator.
     Command {
         /// For `Complete`.

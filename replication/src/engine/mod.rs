@@ -203,6 +203,7 @@ impl Engine {
             Input::Seal { epoch } => self.on_seal(epoch),
             Input::Handover { epoch } => self.on_handover(epoch),
             Input::HandoverCancelled { epoch } => self.on_handover_cancelled(epoch),
+            Input::CacheLossKept { volume } => self.on_cache_loss_kept(volume),
             Input::Lease(lease) => self.on_lease(lease),
             Input::Command { id, command } => self.on_command(id, command),
             Input::CreateVolume { id, spec } => self.on_create_volume(id, spec),

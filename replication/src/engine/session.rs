@@ -143,7 +143,6 @@ impl Engine {
         let wanted = self.is_serving()
             && !self.frozen
             && self.failed.is_none()
-            && self.handover.is_none()
             && self.source.is_none()
             && !self.dialing;
         if wanted && self.dial_at.is_none_or(|at| at <= self.now) {

@@ -8,7 +8,7 @@ use super::{Engine, Link, Role, Status, VolumeStatus};
 use crate::meta::BLOCK_BYTES;
 use crate::meta::group::Life;
 use crate::mutants::mutant;
-use crate::types::Time;
+use crate::types::{Time, VolumeNumber};
 
 impl Engine {
     /// The earliest instant at which `handle(now, Input::Timeout)` has something to do.
@@ -67,6 +67,10 @@ impl Engine {
             dirty_bytes: self.dirty_bytes(),
             commands: self.tasks.len() + self.intake.len() + self.jobs.len(),
             disk_operations: self.ops.len(),
+            highest: self
+                .group
+                .as_ref()
+                .map_or(VolumeNumber::SYSTEM, |group| group.highest),
             volumes: volumes.collect(),
         }
     }

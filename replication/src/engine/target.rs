@@ -402,6 +402,9 @@ impl Engine {
                 entry.zero_base = false;
             }
             group.covers = None;
+            // from its readmission on the primary counts what lies in this box's cache, also
+            // before the marker of the new epoch arrives (law D5)
+            group.following = true;
         });
         let target = self.target.as_mut().expect("the caller looked");
         target.phase = TargetPhase::Streaming;
