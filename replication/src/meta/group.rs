@@ -35,8 +35,9 @@ pub struct GroupState {
     /// The dirty maps cover every difference from this copy of the peer, as long as the peer's
     /// data epoch is still the one that is named.
     pub covers: Option<Coverage>,
-    /// In sync as a secondary: a secondary has no intents, so after a loss of power any of its
-    /// volumes may lack writes that were acknowledged and not flushed (law D5, H12).
+    /// Receives as a secondary, perhaps in sync: a secondary has no intents, so after a loss of
+    /// power any of its volumes may lack writes that were acknowledged and not flushed (law D5,
+    /// H12).
     pub following: bool,
     /// The highest volume number ever used.
     pub highest: VolumeNumber,
