@@ -434,7 +434,7 @@ impl World {
                 && process.engine.status().data.attached == engine::Attached::Yes
                 && process.awake_since < since
         };
-        let was_there = other.power_lost < self.machines[host.index()].power_lost
+        let was_there = !other.may_forget
             && other.process.as_ref().is_some_and(attached)
             && self.net.whole_since() < since
             && self.net.weather.loss <= 100;
