@@ -39,7 +39,9 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&number) else {
             return;
         };
-        if volume.peer_flush.is_due() && self.source.as_ref().is_some_and(|s| s.is_streaming()) {
+        // The peer may have dropped a volume that is being deleted.
+        let asks = volume.peer_flush.is_due() && !volume.closing;
+        if asks && self.source.as_ref().is_some_and(|s| s.is_streaming()) {
             volume.peer_flush.running = true;
             volume.peer_cutoff = volume.last_write;
             self.send_control(Kind::Flush, What::Flush { volume: number }, number);

@@ -327,7 +327,17 @@ impl World {
         self.boss.handing_over = false;
         self.boss.sealing = None;
         self.boss.degrades += 1;
+        self.doom(who);
         self.tell(who);
+    }
+
+    /// A new config is a good moment to die.
+    fn doom(&mut self, who: usize) {
+        if self.deadly && self.rng.one_in(4) {
+            let (life, power) = (self.boxes[who].life, self.rng.one_in(2));
+            let delay = self.rng.below(4 * MS);
+            self.at(delay, What::Kill { who, life, power });
+        }
     }
 
     fn commit_readmit(&mut self, who: usize, life: u64, epoch: u64, disk: DiskInstance) {
@@ -348,10 +358,25 @@ impl World {
         self.boss.disks[1 - who] = Some(disk);
         self.boss.doubt = None;
         self.boss.readmissions += 1;
+        self.doom(who);
         for it in &mut self.boxes {
             it.lossy = false;
         }
         self.tell(who);
+    }
+
+    /// A handover that was not chosen is taken back by a commit of the primary's own: it hears of
+    /// its later epoch before it hears that the handover of the older one is off.
+    pub(crate) fn take_handover_back(&mut self, who: usize) {
+        self.boss.handing_over = false;
+        let old = Epoch(self.boss.epoch);
+        self.boss.epoch += 1;
+        self.tell(who);
+        self.until("the new epoch", |w| {
+            let serves = |event: &Event| matches!(event, Event::Serving { epoch } if *epoch > old);
+            w.boxes[who].events.iter().any(serves)
+        });
+        self.input(who, Input::HandoverCancelled { epoch: old });
     }
 
     /// Starts a planned switch if one is possible.

@@ -276,6 +276,17 @@ fn r7_a_new_primary_whose_peer_does_not_come_loses_it() {
 }
 
 #[test]
+fn r7_a_handover_back_at_once_finds_its_peer_first() {
+    let mut world = World::paired(28);
+    world.begin_handover();
+    world.until("the switch", |w| w.engine(1).status().role == Role::Serving);
+    world.begin_handover();
+    world.until("both switches", |w| w.boss.handovers == 2 && w.is_settled());
+    assert_eq!(world.engine(0).status().role, Role::Serving);
+    assert!(world.copied_bytes(1).is_empty());
+}
+
+#[test]
 fn a_cancelled_handover_goes_on() {
     let mut world = World::paired(13);
     world.begin_handover();
@@ -561,6 +572,40 @@ fn r0_an_old_epoch_dials_in_vain() {
         w.engine(1).status().data.attached == Attached::Yes
     });
     assert!(world.engine(1).status().data.sealed >= sealed, "for ever");
+}
+
+#[test]
+fn r7_a_handover_taken_back_under_a_later_epoch_lets_the_primary_go_on() {
+    let mut world = World::paired(101);
+    world.do_now(0, write(0, 1)).expect("in sync");
+    world.begin_handover();
+    world.until("drained", |w| {
+        w.saw(0, |e| matches!(e, Event::Drained { .. }))
+    });
+    world.take_handover_back(0);
+    assert_eq!(world.do_now(0, write(0, 2)), Ok(Completed::Ok));
+}
+
+#[test]
+fn a_volume_deleted_while_a_flush_is_due_does_not_cost_the_peer() {
+    for seed in 0..20 {
+        let mut world = World::paired(300 + seed);
+        world.try_create(0, 7, 1 << 20).expect("made");
+        let command = Command::Write {
+            volume: VolumeNumber(7),
+            offset_bytes: 0,
+            data: filled(1, 1),
+            fua: Fua::No,
+        };
+        world.do_now(0, command).expect("written");
+        world.run_ms(36 + seed % 5);
+        world.delete(0, 7);
+        world.run_ms(100);
+        assert!(
+            !world.saw(0, |e| matches!(e, Event::PeerLost { .. })),
+            "seed {seed}"
+        );
+    }
 }
 
 impl World {
