@@ -144,7 +144,9 @@ impl Lab {
         for place in [Place::Witness, Place::San1, Place::San2] {
             lab.start(place);
         }
-        lab.until(Place::San1, "it is primary", Status::is_primary);
+        lab.until(Place::San1, "it is primary and configured", |status| {
+            status.is_primary() && !status.target().is_empty()
+        });
         let size = VOLUME_BYTES.to_string();
         lab.must(Place::San1, &["volume", "create", VOLUME, &size]);
         lab.must(

@@ -84,11 +84,13 @@ pub(crate) fn stale_box_alone_refuses(disk: Disk) {
     scene.goes_on();
     scene.lab.kill(Place::San1);
     scene.lab.start(Place::San2);
-    refuses(&mut scene);
-    scene.lab.kill(Place::San2);
+    refuses(&mut scene, "san1 has newer data");
     scene.lab.kill(Place::Witness);
+    refuses(&mut scene, "san1 has newer data");
+    // Started without anybody who could tell it, it knows that it cannot know.
+    scene.lab.kill(Place::San2);
     scene.lab.start(Place::San2);
-    refuses(&mut scene);
+    refuses(&mut scene, "start the other box or the witness");
     scene.lab.start(Place::Witness);
     scene.lab.start(Place::San1);
     scene
@@ -101,13 +103,13 @@ pub(crate) fn stale_box_alone_refuses(disk: Disk) {
     scene.finish();
 }
 
-fn refuses(scene: &mut Scene) {
+/// Says what it waits for, and does nothing.
+fn refuses(scene: &mut Scene, words: &str) {
     scene
         .lab
-        .until(Place::San2, "it says that san1 has newer data", |status| {
+        .until(Place::San2, &format!("it says: {words}"), |status| {
             assert!(!status.is_primary(), "{}", status.0);
-            let words = status.words();
-            words.contains("san1") && words.contains("newer")
+            status.words().contains(words)
         });
     scene.lab.never(
         Duration::from_secs(5),
