@@ -28,7 +28,7 @@ fn turn() -> MutexGuard<'static, ()> {
 #[test]
 fn a_plain_user_sees_the_whole_story_twice_from_two_folders() {
     let _turn = turn();
-    assert_no_injected_failure("demo");
+    assert_no_injected_failure("program");
     let stage = Stage::new();
     for (folder, arguments) in [("one", &["demo"][..]), ("two", &["demo", "--dir", "files"])] {
         let folder = stage.home().join(folder);

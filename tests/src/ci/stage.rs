@@ -75,12 +75,6 @@ pub const STAGES: &[Stage] = &[
         steps: demo,
     },
     Stage {
-        name: "mutants",
-        tier: Tier::Plain,
-        packages: &[],
-        steps: mutants,
-    },
-    Stage {
         name: "image",
         tier: Tier::Plain,
         packages: &[GDISK],
@@ -89,8 +83,14 @@ pub const STAGES: &[Stage] = &[
     Stage {
         name: "conformance",
         tier: Tier::Plain,
-        packages: &[LIBISCSI, QEMU_IMG],
+        packages: &[LIBISCSI],
         steps: conformance,
+    },
+    Stage {
+        name: "program",
+        tier: Tier::Plain,
+        packages: &[LIBISCSI, QEMU_IMG, QEMU_ISCSI],
+        steps: program,
     },
     Stage {
         name: "cluster",
@@ -103,6 +103,12 @@ pub const STAGES: &[Stage] = &[
         tier: Tier::Plain,
         packages: &[QEMU, PYTHON],
         steps: qemu,
+    },
+    Stage {
+        name: "mutants",
+        tier: Tier::Long,
+        packages: &[],
+        steps: mutants,
     },
 ];
 
@@ -138,14 +144,20 @@ fn lints(plan: &Plan) -> Vec<Step> {
     steps
 }
 
-/// The tests of this crate that need more than a compiler run in stages of their own.
-const OWN_STAGE: [&str; 2] = ["conformance", "cluster"];
+/// The tests of this crate that need more than a compiler, and the stages that run them.
+const OWN_STAGE: [(&str, &str); 5] = [
+    ("bad_input", "program"),
+    ("cluster", "cluster"),
+    ("cluster_volatile", "cluster"),
+    ("conformance", "conformance"),
+    ("demo", "program"),
+];
 
 fn unit(plan: &Plan) -> Vec<Step> {
     let others = "test --workspace --exclude qemu --exclude tests --no-fail-fast";
     let mut ours = "test --package tests --lib --bins --no-fail-fast".to_owned();
     for name in integration_tests(&plan.repository.join("tests/tests")) {
-        if !OWN_STAGE.contains(&name.as_str()) {
+        if !OWN_STAGE.iter().any(|(test, _)| *test == name) {
             ours.push_str(" --test ");
             ours.push_str(&name);
         }
@@ -217,9 +229,17 @@ fn conformance(_: &Plan) -> Vec<Step> {
     )]
 }
 
+fn program(_: &Plan) -> Vec<Step> {
+    // one at a time: each has the same addresses of loopback
+    let command = "test --package tests --test bad_input --test demo --no-fail-fast -- \
+                   --test-threads 1";
+    vec![cargo(command, Expect::RustTests)]
+}
+
 fn cluster(_: &Plan) -> Vec<Step> {
     // one at a time: each uses whole network namespaces and both processors
-    let command = "test --package tests --test cluster --no-fail-fast -- --test-threads 1";
+    let command = "test --package tests --test cluster --test cluster_volatile --no-fail-fast -- \
+                   --test-threads 1";
     vec![cargo(command, Expect::RustTests)]
 }
 
@@ -293,6 +313,10 @@ const QEMU_IMG: Package = Package {
     name: "qemu-utils",
     program: "qemu-img",
 };
+const QEMU_ISCSI: Package = Package {
+    name: "qemu-block-extra",
+    program: "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so",
+};
 
 #[cfg(test)]
 mod tests {
@@ -342,9 +366,15 @@ mod tests {
     fn unit_runs_our_tests_but_those_with_a_stage_of_their_own() {
         let line = &lines(&unit(&plan(Tier::Quick, None)))[1];
         assert!(line.contains("--test tidy"), "{line}");
-        for name in OWN_STAGE {
-            assert!(!line.contains(&format!("--test {name}")), "{line}");
-            assert!(STAGES.iter().any(|stage| stage.name == name));
+        for (test, name) in OWN_STAGE {
+            assert!(!line.contains(&format!("--test {test}")), "{line}");
+            let stage = STAGES.iter().find(|stage| stage.name == name);
+            let steps = lines(&(stage.expect("a stage").steps)(&plan(Tier::Plain, None)));
+            let runs = format!("--test {test} ");
+            assert!(
+                steps.iter().any(|step| format!("{step} ").contains(&runs)),
+                "{test}"
+            );
         }
     }
 
