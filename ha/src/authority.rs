@@ -21,6 +21,10 @@ pub struct Standing<'a> {
     pub data: Option<&'a DataState>,
     /// Generation of this box's cluster configuration.
     pub config_generation: u64,
+    /// The highest epoch that this box or its peer sealed: a new epoch is above it. A candidate
+    /// may have sealed an epoch that was proposed and never chosen; without this the same number
+    /// could be chosen later, and whoever sealed it would refuse its frames for ever (law R3).
+    pub floor: Epoch,
 }
 
 /// Why a rule does not apply to this box.
@@ -125,7 +129,7 @@ pub fn degrade(read: &Config, known: &Config, standing: &Standing<'_>) -> Result
     still_primary(read, standing)?;
     eligible(read, standing)?;
     let alone = Members::one(standing.me);
-    if read.in_sync == alone && read.epoch > known.epoch {
+    if read.in_sync == alone && read.epoch > known.epoch.max(standing.floor) {
         return Ok(read.clone()); // proposed before, in doubt until now
     }
     let mut next = successor(read, standing, Reason::Degrade);
@@ -137,7 +141,7 @@ pub fn degrade(read: &Config, known: &Config, standing: &Standing<'_>) -> Result
     Ok(next)
 }
 
-/// Law R2: become primary; S' is always {me} (H6).
+/// Law R2: become primary in an epoch above every sealed one; S' is always {me} (H6).
 ///
 /// # Errors
 /// Refuses a box that is not fit.
@@ -210,8 +214,20 @@ pub fn take_back(read: &Config, standing: &Standing<'_>) -> Result<Config, Unfit
     Ok(successor(read, standing, Reason::HandoverCancelled))
 }
 
-/// Law R7, the other side, and law R5 after a foreign promise: the same value again under a
-/// ballot of this box.
+/// Law R7, the other side: the config that names this box, under a ballot of its own. If this box
+/// sealed that epoch meanwhile, as a candidate that gave up, in the next one.
+///
+/// # Errors
+/// Refuses a box that is not primary any more.
+pub fn claim(read: &Config, standing: &Standing<'_>) -> Result<Config, Unfit> {
+    still_primary(read, standing)?;
+    if read.epoch > standing.floor {
+        return Ok(read.clone());
+    }
+    Ok(successor(read, standing, read.reason))
+}
+
+/// Law R5 after a foreign promise, and the end of doubt: the same value again.
 ///
 /// # Errors
 /// Refuses a box that is not primary any more.
@@ -265,7 +281,7 @@ fn still_primary(read: &Config, standing: &Standing<'_>) -> Result<(), Unfit> {
 
 fn successor(read: &Config, standing: &Standing<'_>, reason: Reason) -> Config {
     Config {
-        epoch: read.epoch.next(),
+        epoch: read.epoch.max(standing.floor).next(),
         config_generation: standing.config_generation,
         reason,
         ..read.clone()

@@ -245,13 +245,25 @@ impl Node {
         self.acceptor.timing()
     }
 
-    const fn standing(&self) -> Standing<'_> {
+    fn standing(&self) -> Standing<'_> {
+        let own = self
+            .acceptor
+            .state()
+            .map_or(Epoch::ZERO, |state| state.seal);
         Standing {
             me: self.params.me,
             incarnation: self.params.incarnation,
             data: self.data.as_ref(),
             config_generation: self.local.0,
+            floor: own.max(self.peer_seal()),
         }
+    }
+
+    /// The highest epoch that the peer said it sealed.
+    fn peer_seal(&self) -> Epoch {
+        let peer = self.peers.get(&self.params.peer);
+        let report = peer.and_then(|peer| peer.report.as_ref());
+        report.map_or(Epoch::ZERO, |report| report.seal)
     }
 
     fn event(&mut self, event: Event) {

@@ -110,6 +110,8 @@ pub struct Heartbeat {
     pub config_hash: u64,
     /// Whether the sender's copy of the data could serve.
     pub attached: bool,
+    /// The highest epoch the sender sealed (law R3).
+    pub seal: Epoch,
     /// Highest `record_seq` the sender saw of other voters (H13).
     pub seen: Vec<(VoterInstance, u64)>,
 }
@@ -518,6 +520,7 @@ fn put_heartbeat(out: &mut Writer, heartbeat: &Heartbeat) {
     out.u32(heartbeat.software);
     out.u64(heartbeat.config_generation);
     out.u64(heartbeat.config_hash);
+    out.u64(heartbeat.seal.0);
     out.list(&heartbeat.seen, |out, seen| {
         out.u128(seen.0.0);
         out.u64(seen.1);
@@ -539,6 +542,7 @@ fn heartbeat(from: &mut Reader<'_>) -> Result<Heartbeat, Malformed> {
         software: from.u32()?,
         config_generation: from.u64()?,
         config_hash: from.u64()?,
+        seal: Epoch(from.u64()?),
         seen: from.list(|from| Ok((VoterInstance(from.u128()?), from.u64()?)))?,
     })
 }

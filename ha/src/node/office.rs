@@ -277,10 +277,20 @@ impl Node {
             }
         }
         self.watch_session(now);
+        if self.outlived() && self.peer_counts() {
+            self.peer_lost(now, PeerLoss::Sealed);
+        }
         let late = self.term.as_ref().and_then(|term| term.handover.as_ref());
         if late.is_some_and(|handover| !handover.stopped && now.boot >= handover.until) {
             self.give_up_draining("the engine did not drain in time");
         }
+    }
+
+    /// Whether the peer sealed this office's epoch: it takes no frame before a higher one is
+    /// chosen (law R3, H4).
+    fn outlived(&self) -> bool {
+        let epoch = self.known.as_ref().map(|known| known.1.epoch);
+        self.term.is_some() && epoch.is_some_and(|epoch| epoch <= self.peer_seal())
     }
 
     /// Law R1 without the engine's word: no session, and silence on every link.
@@ -458,7 +468,7 @@ impl Node {
         if let Some(handover) = term.handover.as_ref().filter(|handover| handover.stopped) {
             return Some(Purpose::Handover(handover.to));
         }
-        if term.degrade.is_some() {
+        if term.degrade.is_some() || self.outlived() {
             return Some(Purpose::Degrade);
         }
         if term.handover.is_some() {

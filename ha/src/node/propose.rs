@@ -358,7 +358,8 @@ impl Node {
         let known = self.known.as_ref().map_or(read, |known| &known.1);
         match purpose {
             Purpose::Promote => authority::promote(read, &standing),
-            Purpose::Claim | Purpose::Reaffirm => authority::reaffirm(read, &standing),
+            Purpose::Claim => authority::claim(read, &standing),
+            Purpose::Reaffirm => authority::reaffirm(read, &standing),
             Purpose::Degrade => authority::degrade(read, known, &standing),
             Purpose::Readmit(disk) => authority::readmit(read, (self.params.peer, disk), &standing),
             Purpose::Handover(to) => {

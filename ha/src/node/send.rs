@@ -116,6 +116,10 @@ impl Node {
             blank: self.acceptor.durable().is_none(),
             primary: self.term.is_some(),
             attached: self.attached(),
+            seal: self
+                .acceptor
+                .durable()
+                .map_or(Epoch::ZERO, |state| state.seal),
             chosen: self
                 .known
                 .as_ref()

@@ -430,6 +430,7 @@ impl World {
             incarnation: Incarnation(machine.process),
             data: Some(&data),
             config_generation: 0,
+            floor: machine.seal,
         };
         let known = machine
             .office

@@ -515,3 +515,19 @@ fn h24_a_voter_that_missed_the_last_commit_is_told() {
     trio.kill(A);
     assert!(trio.run_until(5_000, |trio| trio.engine(B).needs_only_itself()));
 }
+
+#[test]
+fn h4_a_box_that_sealed_more_than_was_ever_chosen_is_not_shut_out() {
+    let mut trio = Trio::in_sync(39);
+    trio.kill(B);
+    trio.run(3_000);
+    assert_eq!(trio.node(A).status().role, Role::PrimarySolo);
+    // As a candidate it had read a config that was proposed and never chosen.
+    let mut record = trio.record(B);
+    let sealed = Epoch(trio.node(A).status().epoch.0 + 5);
+    record.group.as_mut().unwrap().seal = sealed;
+    trio.machines.get_mut(&B).unwrap().record = record.encode();
+    trio.start(B);
+    trio.settle();
+    assert!(trio.node(A).status().epoch > sealed);
+}

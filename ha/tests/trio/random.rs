@@ -209,3 +209,11 @@ fn random_histories_keep_the_laws_and_settle() {
         assert!(promotions > 0 && solo > 0 && readmitted > 0 && handovers > 0);
     }
 }
+
+/// An epoch that had been proposed, sealed and never chosen was chosen later.
+#[test]
+fn histories_that_broke_once_settle() {
+    for seed in [30_352, 34_846, 40_782] {
+        let _ = history(seed);
+    }
+}
