@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_hello_has_these_bytes() {
         let bytes = who(2).encode();
-        let mut expected = vec![0; HELLO_LEN];
+        let mut expected = [0; HELLO_LEN];
         (expected[0], expected[16], expected[32]) = (1, 22, 3);
         expected[48..80].fill(2);
         expected[80] = 2;

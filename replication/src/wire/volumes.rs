@@ -98,7 +98,7 @@ mod tests {
     fn a_table_has_these_bytes() {
         let table = [entry(0, false), entry(3, true)];
         let bytes = encode(&table);
-        let mut expected = vec![0; 64];
+        let mut expected = [0; 64];
         (expected[9], expected[16]) = (0x10, 5);
         (expected[32], expected[36], expected[41], expected[48]) = (3, 1, 0x10, 5);
         assert_eq!(bytes[..], expected[..]);

@@ -20,7 +20,7 @@ pub(crate) struct Boss {
     /// The candidate, and the seal it was sent.
     sealing: Option<(usize, u64, u64)>,
     idle_since: u64,
-    handing_over: bool,
+    pub(crate) handing_over: bool,
     /// When each box has heard what was said until now.
     told: [u64; 2],
     pub(crate) promotions: u64,
@@ -126,7 +126,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, who: usize) {
+    pub(crate) fn tell(&mut self, who: usize) {
         let authority = self.authority(who);
         let delay = self.rng.below(3 * MS);
         let (life, delay) = (self.boxes[who].life, self.in_order(who, delay));
@@ -363,20 +363,6 @@ impl World {
             it.lossy = false;
         }
         self.tell(who);
-    }
-
-    /// A handover that was not chosen is taken back by a commit of the primary's own: it hears of
-    /// its later epoch before it hears that the handover of the older one is off.
-    pub(crate) fn take_handover_back(&mut self, who: usize) {
-        self.boss.handing_over = false;
-        let old = Epoch(self.boss.epoch);
-        self.boss.epoch += 1;
-        self.tell(who);
-        self.until("the new epoch", |w| {
-            let serves = |event: &Event| matches!(event, Event::Serving { epoch } if *epoch > old);
-            w.boxes[who].events.iter().any(serves)
-        });
-        self.input(who, Input::HandoverCancelled { epoch: old });
     }
 
     /// Starts a planned switch if one is possible.

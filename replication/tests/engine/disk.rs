@@ -48,6 +48,10 @@ impl SimDisk {
             .unwrap_or_else(|| vec![0; PAGE].into())
     }
 
+    pub(crate) fn is_stable(&self, page: u64) -> bool {
+        !self.cached.contains_key(&page)
+    }
+
     pub(crate) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         assert!(
             offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE),
@@ -96,7 +100,7 @@ impl SimDisk {
                 versions.get(which).unwrap_or(&stable).clone()
             };
             let mut kept = pick(rng);
-            if page < 256 && rng.one_in(4) {
+            if page < 256 && rng.one_in(2) {
                 // torn: only metadata, so that the oracle can tell versions apart
                 let (other, at) = (
                     pick(rng),

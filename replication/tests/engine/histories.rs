@@ -126,7 +126,7 @@ impl World {
 
     pub(crate) fn fault(&mut self) {
         let who = usize::try_from(self.rng.below(2)).expect("it fits");
-        match self.rng.below(10) {
+        match self.rng.below(12) {
             0..=2 if self.is_up(who) => {
                 let power = self.rng.one_in(2);
                 self.kill(who, power);
@@ -138,7 +138,7 @@ impl World {
             4 => self.cut = false,
             5 => self.boxes[who].isolated = true,
             6 => self.boxes[who].isolated = false,
-            7 => self.begin_handover(),
+            7 | 10 | 11 => self.begin_handover(),
             8 => self.cancel_handover(),
             _ => {}
         }
@@ -152,6 +152,8 @@ impl World {
 
     /// Everything works again: the boxes come to rest in sync.
     pub(crate) fn heal(&mut self) {
+        self.deadly = false;
+        self.forget_kills();
         self.cut = false;
         self.cancel_handover();
         for who in BOXES {
@@ -195,6 +197,7 @@ pub(crate) fn history(seed: u64) -> World {
     let mut world = World::founded(seed, seed.is_multiple_of(3));
     world.start(1, true);
     world.at(0, What::Client);
+    world.deadly = true;
     for _ in 0..3 + world.rng.below(8) {
         let ms = match world.rng.below(3) {
             0 => 5,

@@ -15,7 +15,10 @@ struct Register {
     unstable: BTreeSet<u64>,
     /// Allowed only because power was lost.
     lost: BTreeSet<u64>,
-    reads: BTreeMap<u64, BTreeSet<u64>>,
+    /// Reads without an answer: what they may see, and the version they began at.
+    reads: BTreeMap<u64, (BTreeSet<u64>, u64)>,
+    /// Rises with whatever fixes or widens `now`.
+    version: u64,
 }
 
 #[derive(Default)]
@@ -35,6 +38,7 @@ impl Default for Register {
             unstable: BTreeSet::new(),
             lost: BTreeSet::new(),
             reads: BTreeMap::new(),
+            version: 0,
         }
     }
 }
@@ -54,13 +58,14 @@ impl Oracle {
     pub(crate) fn write_begins(&mut self, page: Page, value: u64) {
         let register = self.page(page);
         register.flying.insert(value, BTreeSet::new());
-        for read in register.reads.values_mut() {
+        for (read, _) in register.reads.values_mut() {
             read.insert(value);
         }
     }
 
     pub(crate) fn write_done(&mut self, page: Page, value: u64, stable: bool) {
         let register = self.page(page);
+        register.version += 1;
         let beside = register.flying.remove(&value).expect("it began");
         for other in register.flying.values_mut() {
             other.insert(value);
@@ -76,6 +81,7 @@ impl Oracle {
     /// Aborted, failed, or without an answer for ever.
     pub(crate) fn write_unknown(&mut self, page: Page, value: u64) {
         let register = self.page(page);
+        register.version += 1;
         register.flying.remove(&value);
         register.now.insert(value);
     }
@@ -83,7 +89,7 @@ impl Oracle {
     pub(crate) fn read_begins(&mut self, page: Page, read: u64) {
         let register = self.page(page);
         let allowed = register.allowed();
-        register.reads.insert(read, allowed);
+        register.reads.insert(read, (allowed, register.version));
     }
 
     pub(crate) fn read_dropped(&mut self, page: Page, read: u64) {
@@ -93,7 +99,7 @@ impl Oracle {
     /// Whether `value` may be seen, and fixes it: a value once read is never un-read.
     pub(crate) fn read_done(&mut self, page: Page, read: u64, value: u64, cache_lost: bool) {
         let register = self.page(page);
-        let allowed = register.reads.remove(&read).expect("it began");
+        let (allowed, version) = register.reads.remove(&read).expect("it began");
         assert!(
             allowed.contains(&value) || register.allowed().contains(&value),
             "page {page:?} reads {value:#x}, allowed {allowed:x?}"
@@ -103,9 +109,12 @@ impl Oracle {
             !excused || cache_lost,
             "page {page:?} lost a write and nobody said so"
         );
-        let quiet = register.flying.is_empty() && allowed == register.allowed();
-        if quiet {
-            register.now = BTreeSet::from([value]);
+        // nothing was answered beside it: what was before its value is gone for ever, even if
+        // the write of that value has no answer yet
+        if version == register.version {
+            register.version += 1;
+            let before = std::mem::replace(&mut register.now, BTreeSet::from([value]));
+            register.unstable.extend(before);
             register.lost.clear();
         }
         self.excused += u64::from(excused);

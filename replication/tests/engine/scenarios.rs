@@ -627,6 +627,20 @@ impl World {
         self.answers[&id].clone()
     }
 
+    /// A handover that was not chosen is taken back by a commit of the primary's own: it hears of
+    /// its later epoch before it hears that the handover of the older one is off.
+    fn take_handover_back(&mut self, who: usize) {
+        self.boss.handing_over = false;
+        let old = Epoch(self.boss.epoch);
+        self.boss.epoch += 1;
+        self.tell(who);
+        self.until("the new epoch", |w| {
+            let serves = |event: &Event| matches!(event, Event::Serving { epoch } if *epoch > old);
+            w.boxes[who].events.iter().any(serves)
+        });
+        self.input(who, Input::HandoverCancelled { epoch: old });
+    }
+
     fn delete(&mut self, who: usize, number: u32) {
         let id = CommandId(self.fresh_id());
         self.input(

@@ -29,6 +29,12 @@ pub(crate) enum What {
     Disk(usize, u64, VolumeNumber, OpId),
     Boss(crate::boss::Step),
     Client,
+    /// A process dies, if it still lives that life.
+    Kill {
+        who: usize,
+        life: u64,
+        power: bool,
+    },
 }
 
 pub(crate) struct SimBox {
@@ -90,6 +96,8 @@ pub(crate) struct World {
     pub(crate) boss: Boss,
     pub(crate) steps: u64,
     pub(crate) limits: Limits,
+    /// A primary may die right after a config was committed.
+    pub(crate) deadly: bool,
     /// Backings are not proven to read zero.
     pub(crate) dusty: bool,
     /// Frames with data arrive with a bit flipped in it.
@@ -142,6 +150,7 @@ impl World {
             boss: Boss::default(),
             steps: 0,
             limits,
+            deadly: false,
             dusty: false,
             damage_writes: false,
             garbage: false,
@@ -294,7 +303,8 @@ impl World {
                     .and_then(Engine::poll_timeout);
                 assert!(
                     again.is_none_or(|again| again.0 > self.now),
-                    "a timer does not move"
+                    "a timer does not move: {}",
+                    self.describe()
                 );
             }
             (_, Some(key)) => {
@@ -331,6 +341,11 @@ impl World {
         format!("{:?} {:?}", boxes.collect::<Vec<_>>(), self.boss)
     }
 
+    pub(crate) fn forget_kills(&mut self) {
+        self.heap
+            .retain(|_, what| !matches!(what, What::Kill { .. }));
+    }
+
     pub(crate) fn stop_client(&mut self) {
         self.heap.retain(|_, what| !matches!(what, What::Client));
     }
@@ -349,6 +364,11 @@ impl World {
             }
             What::Boss(step) => self.boss_step(step),
             What::Client => self.client(),
+            What::Kill { who, life, power } => {
+                if self.boxes[who].life == life && self.is_up(who) {
+                    self.kill(who, power);
+                }
+            }
         }
     }
 
@@ -378,6 +398,7 @@ impl World {
         let life = self.boxes[who].life;
         match output {
             Output::Submit { op, volume, io } => {
+                self.doom_page(who, &io);
                 self.boxes[who].running.insert(op, (volume, io));
                 let slow = self.rng.one_in(20);
                 let delay = self.rng.below(if slow { 10 * MS } else { MS / 2 });
@@ -422,6 +443,25 @@ impl World {
                 it.events.push(event.clone());
                 self.boss_event(who, event);
             }
+        }
+    }
+
+    /// A page of a dirty map on its way is a good moment for a power cut.
+    fn doom_page(&mut self, who: usize, io: &Io) {
+        let Io::Write { offset_bytes, .. } = io else {
+            return;
+        };
+        let page = (meta::HEAD_BYTES..1 << 20).contains(offset_bytes);
+        if page && self.deadly && self.rng.one_in(16) {
+            let (life, delay) = (self.boxes[who].life, self.rng.below(MS / 4));
+            self.at(
+                delay,
+                What::Kill {
+                    who,
+                    life,
+                    power: true,
+                },
+            );
         }
     }
 
@@ -654,6 +694,9 @@ impl World {
         who: usize,
     ) {
         let cache_lost = self.boxes[who].cache_lost || self.boxes[1 - who].cache_lost;
+        if let (Asked::Write { page, pages, .. }, Ok(Completed::Ok)) = (&asked, result) {
+            self.check_stable(who, *page, *pages);
+        }
         match (asked, result) {
             (Asked::Read { page, pages }, Ok(Completed::Data(data))) => {
                 for (at, data) in (page.1..page.1 + pages).zip(data.chunks(PAGE)) {
@@ -718,6 +761,19 @@ impl World {
         assert!(
             !shown || primary,
             "P2: box {who} shows data and is not primary"
+        );
+    }
+
+    /// D5: what is acknowledged alone is stable.
+    fn check_stable(&self, who: usize, page: (u32, u64), pages: u64) {
+        if self.engine(who).status().acks_wait_for_peer {
+            return;
+        }
+        let disk = &self.boxes[who].disks[&VolumeNumber(page.0)];
+        let stable = (page.1..page.1 + pages).all(|page| disk.is_stable(256 + page));
+        assert!(
+            stable,
+            "D5: a write acknowledged alone is in a volatile cache"
         );
     }
 
