@@ -1,8 +1,8 @@
 //! A simulated disk: sparse 4 KiB pages behind a volatile cache.
 //!
 //! Fault model: a power cut keeps, for each page with unflushed versions, any one of them or the
-//! stable one; in the metadata also a mixture of two at a 512-byte boundary. Writes in flight count as unflushed.
-//! A killed process loses nothing that the disk has been given.
+//! stable one; in the metadata also a mixture of two at a 512-byte boundary. Writes in flight count
+//! as unflushed. A killed process loses nothing that the disk has been given.
 
 use replication::types::Fua;
 use std::collections::BTreeMap;

@@ -8,12 +8,12 @@ use replication::engine::{
     Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, IoDone, Limits, Opened,
     Output, Params,
 };
-use replication::meta::{self, intent, superblock};
+use replication::meta;
 use replication::types::{
     BootId, CommandId, DiskInstance, Epoch, Fua, GroupId, Incarnation, NodeId, OpId, SessionId,
     Time, VolumeNumber, VolumeSpec, Zeroed,
 };
-use replication::wire::{Header, Kind};
+use replication::wire::Header;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,7 @@ pub(crate) struct SimBox {
     pub(crate) boot: u128,
     pub(crate) disks: BTreeMap<VolumeNumber, SimDisk>,
     pub(crate) fresh: BTreeSet<VolumeNumber>,
-    running: BTreeMap<OpId, (VolumeNumber, Io)>,
+    pub(crate) running: BTreeMap<OpId, (VolumeNumber, Io)>,
     pub(crate) events: Vec<Event>,
     /// Power was lost since this copy was last equal to the other.
     pub(crate) lossy: bool,
@@ -737,109 +737,6 @@ impl World {
             (Asked::Other, _) => {}
         }
     }
-
-    /// P4: a sealed box acknowledges nothing of a sealed epoch.
-    fn check_answer(&self, who: usize, header: &[u8; 64]) {
-        let header = Header::parse(header).expect("an engine sends sound frames");
-        let answer = matches!(header.kind, Kind::Ack | Kind::StableAck);
-        let sealed = self.engine(who).status().data.sealed;
-        assert!(
-            !answer || header.epoch > sealed,
-            "P4: an ack of {} after the seal",
-            header.epoch
-        );
-    }
-
-    /// P2: data is shown by the primary only, to the knowledge of all.
-    fn check_completion(&self, who: usize, result: &Result<Completed, CommandError>) {
-        let life = self.boxes[who].life;
-        let shown = matches!(
-            result,
-            Ok(Completed::Data(_) | Completed::Miscompare { .. })
-        );
-        let primary = self.boss.primary == Some((who, life));
-        assert!(
-            !shown || primary,
-            "P2: box {who} shows data and is not primary"
-        );
-    }
-
-    /// D5: what is acknowledged alone is stable.
-    fn check_stable(&self, who: usize, page: (u32, u64), pages: u64) {
-        if self.engine(who).status().acks_wait_for_peer {
-            return;
-        }
-        let disk = &self.boxes[who].disks[&VolumeNumber(page.0)];
-        let stable = (page.1..page.1 + pages).all(|page| disk.is_stable(256 + page));
-        assert!(
-            stable,
-            "D5: a write acknowledged alone is in a volatile cache"
-        );
-    }
-
-    /// H8: nothing older is under way when a seal is reported.
-    fn check_sealed(&self, who: usize, event: &Event) {
-        if !matches!(event, Event::Sealed { .. }) {
-            return;
-        }
-        let data = 1 << 20;
-        let writes = self.boxes[who].running.values().filter(|(_, io)| match io {
-            Io::Write { offset_bytes, .. } | Io::WriteZeroes { offset_bytes, .. } => {
-                *offset_bytes >= data
-            }
-            Io::Read { .. } | Io::Flush => false,
-        });
-        assert_eq!(writes.count(), 0, "H8: sealed with older writes in flight");
-    }
-
-    /// What differs between the copies is in a durable mask of one of them (C1), once they have
-    /// been equal.
-    pub(crate) fn check_coverage(&self) {
-        if self.boss.readmissions == 0 {
-            return;
-        }
-        let [a, b] = &self.boxes;
-        for (number, one) in &a.disks {
-            let Some(other) = b.disks.get(number) else {
-                continue;
-            };
-            let (Some(mask), Some(theirs)) = (durable_mask(one), durable_mask(other)) else {
-                continue; // being made
-            };
-            let pages: BTreeSet<u64> = one.pages().chain(other.pages()).collect();
-            for page in pages.into_iter().filter(|page| *page >= 256) {
-                let block = u32::try_from((page - 256) / 16).expect("it fits");
-                let covered = mask.contains(&block) || theirs.contains(&block);
-                assert!(
-                    covered || one.page(page) == other.page(page),
-                    "block {block} of volume {number} differs and is in no mask"
-                );
-            }
-        }
-    }
-
-    /// Both data areas of every volume are equal.
-    pub(crate) fn assert_equal(&self) {
-        let [a, b] = &self.boxes;
-        assert!(
-            a.disks.keys().eq(b.disks.keys()),
-            "the same volumes on both"
-        );
-        for number in a.disks.keys() {
-            let (one, other) = (&a.disks[number], &b.disks[number]);
-            let pages: BTreeSet<u64> = one.pages().chain(other.pages()).collect();
-            for page in pages.into_iter().filter(|page| *page >= 256) {
-                let (left, right) = (one.page(page), other.page(page));
-                let at = page - 256;
-                assert!(
-                    left == right,
-                    "page {at} of volume {number} differs: {:x?} {:x?}",
-                    value_of(&left),
-                    value_of(&right)
-                );
-            }
-        }
-    }
 }
 
 fn zero(disk: &mut SimDisk, offset: u64, len: u64, fua: Fua) {
@@ -856,31 +753,6 @@ fn opened(number: VolumeNumber, zeroed: Zeroed) -> Opened {
         size_bytes: 1 << 40,
         zeroed,
     }
-}
-
-/// Blocks that the metadata on a disk calls dirty or hot.
-fn durable_mask(disk: &SimDisk) -> Option<BTreeSet<u32>> {
-    let head = disk.read(0, 1 << 20);
-    let superblock::Found::Valid(found) = superblock::find(&head) else {
-        return None;
-    };
-    let (uuid, blocks) = (found.spec.uuid, meta::layout(found.spec.size_bytes).blocks);
-    let slots = &head[usize::try_from(meta::HEAD_BYTES).expect("it fits")..];
-    let map = meta::dirty::DirtyMap::load(uuid, blocks, slots);
-    let ring = &head[usize::try_from(intent::OFFSET).expect("it fits")..];
-    let recovered = intent::recover(uuid, &ring[..PAGE * 16]);
-    let hot = match recovered.hot {
-        intent::Hot::All => (0..blocks).collect(),
-        intent::Hot::Regions(regions) => regions
-            .into_iter()
-            .flat_map(|region| region * 16..(region + 1) * 16)
-            .collect(),
-    };
-    let runs = map.runs(0, usize::MAX).into_iter();
-    let dirty: BTreeSet<u32> = runs
-        .flat_map(|run| run.start..run.start + run.count)
-        .collect();
-    Some(dirty.union(&hot).copied().collect())
 }
 
 /// A page's value, if it holds one and the same everywhere.

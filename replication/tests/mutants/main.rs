@@ -3,6 +3,8 @@
 
 #[path = "../engine/boss.rs"]
 mod boss;
+#[path = "../engine/checks.rs"]
+mod checks;
 #[path = "../engine/disk.rs"]
 mod disk;
 #[path = "../engine/histories.rs"]

@@ -1,8 +1,8 @@
 //! One history: the group is made, suffers, and must be whole again.
 //!
 //! 1. Bootstrap: `san1` formatted, `san2` and the witness blank; both are admitted, a volume is
-//!    made, the first sync runs. Initiators begin as soon as there is a volume. Some histories let the
-//!    faults begin before the pair is in sync.
+//!    made, the first sync runs. Initiators begin as soon as there is a volume. Some histories let
+//!    the faults begin before the pair is in sync.
 //! 2. Faults and load, for at least 500 events with at least 2 faults.
 //! 3. Liveness: every fault ends, everything runs again. Within a minute of virtual time both boxes
 //!    are in sync and every initiator gets answers; then the load ends, and both data areas are
