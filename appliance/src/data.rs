@@ -306,6 +306,7 @@ impl Running {
         for resource in Resource::START_ORDER.into_iter().rev() {
             self.services.stop(resource).await;
         }
+        self.services.leave().await;
         self.mirror.stop().await;
     }
 }

@@ -1,6 +1,8 @@
 //! Service addresses on this box's interfaces: added with a kernel lifetime, renewed while the
 //! lease holds, announced to the segment. The only file that speaks netlink.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -32,6 +34,8 @@ pub(crate) enum NetworkError {
 /// A connection to the kernel's address tables.
 pub(crate) struct Addresses {
     netlink: rtnetlink::Handle,
+    /// Where each address goes, looked up once: the look-up blocks, a renewal must not.
+    interfaces: RefCell<BTreeMap<Network, Interface>>,
 }
 
 impl Addresses {
@@ -42,7 +46,21 @@ impl Addresses {
     pub(crate) fn open() -> std::io::Result<Self> {
         let (pump, netlink, _) = rtnetlink::new_connection()?;
         tokio::spawn(pump);
-        Ok(Self { netlink })
+        let interfaces = RefCell::default();
+        Ok(Self {
+            netlink,
+            interfaces,
+        })
+    }
+
+    async fn interface(&self, network: Network) -> Result<Interface, NetworkError> {
+        if let Some(known) = self.interfaces.borrow().get(&network) {
+            return Ok(*known);
+        }
+        let looked_up = tokio::task::spawn_blocking(move || interface_of(network)).await;
+        let found = looked_up.unwrap_or(Err(NetworkError::NoInterface(network)))?;
+        self.interfaces.borrow_mut().insert(network, found);
+        Ok(found)
     }
 
     /// Adds `network.ip` with its lifetime, or renews the lifetime. Nothing to do on loopback.
@@ -53,7 +71,7 @@ impl Addresses {
         if network.ip.is_loopback() {
             return Ok(());
         }
-        let interface = interface_of(network)?;
+        let interface = self.interface(network).await?;
         let mut request = self
             .netlink
             .address()
@@ -69,10 +87,10 @@ impl Addresses {
             // dead box's kernel still answers.
             attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        request
-            .execute()
-            .await
-            .map_err(|error| refused(network, &error))
+        request.execute().await.map_err(|error| {
+            self.interfaces.borrow_mut().remove(&network);
+            refused(network, &error)
+        })
     }
 
     /// Takes `network.ip` away; it is no error if it is gone.
@@ -83,7 +101,7 @@ impl Addresses {
         if network.ip.is_loopback() {
             return Ok(());
         }
-        let Ok(interface) = interface_of(network) else {
+        let Ok(interface) = self.interface(network).await else {
             return Ok(());
         };
         let mut message = netlink_packet_route::address::AddressMessage::default();
@@ -106,7 +124,8 @@ impl Addresses {
     }
 }
 
-/// Says on the segment that `network.ip` is here now (law T5). Nothing to do on loopback.
+/// Says on the segment that `network.ip` is here now (law T5). Nothing to do on loopback. Blocks
+/// while it looks the interface up.
 ///
 /// # Errors
 /// [`NetworkError`].
@@ -135,6 +154,7 @@ pub(crate) fn announce(network: Network) -> Result<(), NetworkError> {
     })
 }
 
+#[derive(Clone, Copy)]
 struct Interface {
     index: u32,
     mac: Mac,

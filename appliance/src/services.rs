@@ -41,6 +41,11 @@ const ANNOUNCEMENTS: u32 = 25;
 const BIND_AGAIN: Duration = Duration::from_millis(50);
 const BIND_TRIES: u32 = 40;
 
+/// How long an address stays after its portal was closed, unless the box ends. A host that connects
+/// again at once is refused by this kernel and tries once more; were the address gone before the
+/// other box has it, the first packet of its connection would be lost and repeated after 1 s.
+const LEAVE_AFTER: Duration = Duration::from_millis(300);
+
 /// The services of one box.
 #[derive(Clone)]
 pub(crate) struct Services {
@@ -63,6 +68,8 @@ struct Inner {
     configured: Cell<bool>,
     /// Raised when the addresses are given up: what was being raised before is not finished.
     reign: Cell<u64>,
+    /// Addresses without a portal that are still to be taken away.
+    leaving: RefCell<BTreeSet<Network>>,
     held: RefCell<BTreeMap<Network, Held>>,
 }
 
@@ -125,6 +132,7 @@ impl Services {
                 epoch: Cell::new(0),
                 configured: Cell::new(false),
                 reign: Cell::new(0),
+                leaving: RefCell::default(),
                 held: RefCell::default(),
             }),
         }
@@ -189,11 +197,25 @@ impl Services {
                 self.inner.reign.set(self.inner.reign.get() + 1);
                 let held = std::mem::take(&mut *self.inner.held.borrow_mut());
                 for (network, held) in held {
-                    self.inner.lower(network, held).await;
+                    self.inner.target().close_portal(held.tag);
+                    self.inner.leaving.borrow_mut().insert(network);
                 }
+                let services = self.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LEAVE_AFTER).await;
+                    services.leave().await;
+                });
             }
             Resource::Target => self.inner.target().deactivate(),
             Resource::Configuration => self.inner.configured.set(false),
+        }
+    }
+
+    /// Takes away every address whose portal was closed.
+    pub(crate) async fn leave(&self) {
+        let leaving = std::mem::take(&mut *self.inner.leaving.borrow_mut());
+        for network in leaving {
+            self.inner.release(network).await;
         }
     }
 
@@ -466,6 +488,7 @@ impl Inner {
             return Ok(());
         }
         let reign = self.reign.get();
+        self.leaving.borrow_mut().remove(&network);
         self.addresses
             .hold(network)
             .await
@@ -499,6 +522,10 @@ impl Inner {
     async fn lower(&self, network: Network, held: Held) {
         self.target().close_portal(held.tag);
         drop(held);
+        self.release(network).await;
+    }
+
+    async fn release(&self, network: Network) {
         if let Err(error) = self.addresses.release(network).await {
             self.events
                 .add(format!("{network} could not be given up: {error}"));
@@ -535,7 +562,8 @@ fn target_named(name: &str) -> Target {
 
 async fn announce(network: Network) {
     for _ in 0..ANNOUNCEMENTS {
-        if let Err(error) = network::announce(network) {
+        let told = tokio::task::spawn_blocking(move || network::announce(network)).await;
+        if let Ok(Err(error)) = told {
             tracing::warn!("{network} cannot be announced: {error}");
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;

@@ -223,7 +223,7 @@ pub(crate) fn history(seed: u64) -> World {
 fn random_histories_keep_their_promises() {
     let read = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let first = read("SEED").unwrap_or(1);
-    let count = read("HISTORIES").unwrap_or(300);
+    let count = read("HISTORIES").unwrap_or(100);
     let mut total = [0; 6];
     for seed in first..first + count {
         println!("seed {seed}");
