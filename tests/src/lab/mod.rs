@@ -304,6 +304,22 @@ impl Lab {
         said.out
     }
 
+    /// Moves the primary role. Right after a volume was made the other box's word that it has it
+    /// may still be on its way, so a refusal is no failure at once.
+    ///
+    /// # Panics
+    /// If it is refused for long.
+    pub fn switch_over(&self, to: Place) {
+        let arguments = ["switchover", "--to", to.name()];
+        let mut refusal = String::new();
+        let moved = clock::until(STATE_WAIT, || {
+            let said = self.cli(to.other(), &arguments);
+            refusal = said.err;
+            (said.code == Some(0)).then_some(())
+        });
+        assert!(moved.is_some(), "no switchover to {}: {refusal}", to.name());
+    }
+
     /// Status of a box; none if it does not answer. Asked through the socket's path, which all
     /// namespaces share.
     #[must_use]
