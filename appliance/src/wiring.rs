@@ -123,6 +123,7 @@ fn data_state(data: &mirror::DataState) -> ha::DataState {
             mirror::Attached::No(why) => ha::Attached::No(why.clone()),
         },
         disk: data.disk.map(|disk| ha::DiskInstance(disk.0)),
+        cache_lost: data.cache_lost,
     }
 }
 

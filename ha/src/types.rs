@@ -529,6 +529,8 @@ pub struct DataState {
     pub attached: Attached,
     /// Identity of the copy; none before its first metadata was written.
     pub disk: Option<DiskInstance>,
+    /// Power was lost with writes that were acknowledged and not flushed (law D5).
+    pub cache_lost: bool,
 }
 
 /// Why the engine says the peer is lost.

@@ -171,6 +171,16 @@ impl Node {
             Some(_) if self.primary_heard == self.started => silence.after_ms(interval),
             Some(_) => silence,
         };
+        // Another member of S that is there and lost nothing goes first (law D5).
+        let peer = &self.peers[&self.params.peer];
+        let shared = state.accepted.1.in_sync.contains(self.params.peer);
+        let forgot = self.data.as_ref().is_some_and(|data| data.cache_lost);
+        let there = peer.heard_within(now.boot, timing.failover_ms() * NS_PER_MS);
+        let wait = if forgot && shared && there {
+            wait.max(self.started.after_ms(4 * timing.failover_ms()))
+        } else {
+            wait
+        };
         let probe = Ballot {
             counter: u64::MAX,
             node: self.params.me,

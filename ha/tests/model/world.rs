@@ -255,6 +255,7 @@ impl World {
         DataState {
             attached: Attached::Yes,
             disk,
+            cache_lost: false,
         }
     }
 

@@ -82,7 +82,14 @@ fn attach(trio: &mut Trio, node: NodeId, attached: Attached) {
     let machine = trio.machines.get_mut(&node).unwrap();
     machine.attached = attached.clone();
     let disk = machine.disk.instance;
-    trio.input(node, Input::Data(DataState { attached, disk }));
+    trio.input(
+        node,
+        Input::Data(DataState {
+            attached,
+            disk,
+            cache_lost: false,
+        }),
+    );
 }
 
 /// The witness loses everything and comes back as another life. Only once both boxes vote: one

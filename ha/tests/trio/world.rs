@@ -384,6 +384,7 @@ impl Trio {
         let data = DataState {
             attached: machine.attached.clone(),
             disk: machine.disk.instance,
+            cache_lost: false,
         };
         self.drain(node);
         self.input(node, Input::Data(data));
