@@ -44,8 +44,11 @@ pub fn run(file: &Path, lab: &LabArgs) -> Result<(), Refusal> {
     runtime.block_on(serve(config, lab))
 }
 
-/// Switches one deliberate fault on.
-fn sabotage(mutant: Option<&str>) -> Result<(), Refusal> {
+/// Switches one deliberate fault on, in this process.
+///
+/// # Errors
+/// A refusal that names the faults there are.
+pub(crate) fn sabotage(mutant: Option<&str>) -> Result<(), Refusal> {
     let Some(mutant) = mutant else {
         return Ok(());
     };

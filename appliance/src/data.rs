@@ -225,7 +225,9 @@ impl Running {
                         self.end().await;
                         // Nobody left to hear it is fine: the process ends anyway.
                         let _ = done.send(());
-                        return;
+                        // Were this thread to end before the process does, the control thread
+                        // would take that for a failure, and so would who reads the exit code.
+                        return std::future::pending().await;
                     }
                     Some(order) => self.carry_out(order),
                     None => return self.end().await,

@@ -30,6 +30,8 @@ const ISCSI_PORT: u16 = 3260;
 /// # Errors
 /// What went wrong: exit code 1 means that the demo failed.
 pub async fn run(args: &DemoArgs, json: bool) -> Result<(), Refusal> {
+    // A name that no box would take is refused here, before there are boxes.
+    crate::daemon::sabotage(args.sabotage.as_deref())?;
     let (dir, ours) = folder(args)?;
     let report = Report::new(json);
     let mut boxes = Boxes::prepare(&dir, args.sabotage.as_deref()).await?;
