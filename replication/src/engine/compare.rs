@@ -163,7 +163,10 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one example for each row of the table")]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one example for each row of the table"
+    )]
     fn each_row_by_example() {
         assert_eq!(
             compare(
