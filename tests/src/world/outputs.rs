@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use appliance::wiring;
 use bytes::{Bytes, BytesMut};
-use replication::engine::{self, Authority, Io, Opened, Output as Mirror};
+use replication::engine::{self, Io, Opened, Output as Mirror};
 use replication::types::{Create, OpId, Time, VolumeNumber, VolumeSpec, Zeroed};
 
 use super::content::BLOCK_LEN;
@@ -20,13 +20,6 @@ const PING: u8 = 48;
 
 /// More outputs of one input than any real one has: a loop.
 const OUTPUTS_MAX: usize = 200_000;
-
-/// From which core to which.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    ToMirror,
-    ToAuthority,
-}
 
 /// The disks as the oracle sees them.
 pub(crate) struct Disks<'a>(pub(crate) &'a [Machine; 2]);
@@ -73,7 +66,6 @@ impl World {
     /// Does everything that the cores of a box ask for, in order; then arms their timers.
     pub(super) fn drain(&mut self, host: Host) {
         let mut heard: VecDeque<ha::Input> = VecDeque::new();
-        let threads = self.options.threads;
         for round in 0.. {
             assert!(
                 round < OUTPUTS_MAX,
@@ -84,23 +76,18 @@ impl World {
             let clock = machine.clock.at(now);
             let process = machine.process();
             if let Some(output) = process.engine.poll_output() {
-                if let Mirror::Event(event) = &output
-                    && let Some(input) = wiring::to_authority(event)
-                {
-                    if threads {
-                        self.pass(host, Way::ToAuthority, Delivery::Node(input));
-                    } else {
-                        heard.push_back(input);
-                    }
+                if let Mirror::Event(event) = &output {
+                    heard.extend(wiring::to_authority(event));
                 }
                 self.mirror_output(host, output);
             } else if let Some(output) = process.node.poll_output() {
-                match wiring::to_mirror(&output) {
-                    Some(input) if !threads || matches!(input, engine::Input::Lease(_)) => {
-                        self.tell_mirror(host, input);
-                    }
-                    Some(input) => self.pass(host, Way::ToMirror, Delivery::Engine(input)),
-                    None => {}
+                let input = wiring::to_mirror(&output);
+                self.before_wiring(host, &output);
+                if let Some(input) = input {
+                    self.machine(host)
+                        .process()
+                        .engine
+                        .handle(Time(clock.boot.0), input);
                 }
                 self.authority_output(host, output);
             } else if let Some(input) = heard.pop_front() {
@@ -118,45 +105,26 @@ impl World {
         self.arm(host);
     }
 
-    /// On a box with two threads what one core says reaches the other a little later, in order;
-    /// only the lease is in a place that both see (law R5).
-    fn pass(&mut self, host: Host, way: Way, delivery: Delivery) {
-        let late = if self.rng.chance(100) {
-            20 * MS
-        } else {
-            MS / 2
-        };
-        let at = self.now + self.rng.below(late);
-        let process = self.machine(host).process();
-        let start = process.start;
-        let last = &mut process.passed[way as usize];
-        *last = at.max(*last);
-        let at = *last;
-        self.schedule_at(at, Event::Deliver(host, start, delivery));
-    }
-
-    /// An input for the mirror, and what the oracle must know before.
-    pub(super) fn tell_mirror(&mut self, host: Host, input: engine::Input) {
-        if let engine::Input::Authority(authority) = &input {
+    /// What the oracle must know before the mirror hears of an output of the authority.
+    fn before_wiring(&mut self, host: Host, output: &ha::Output) {
+        if let ha::Output::Lease(lease) = output {
+            self.machine(host).process().lease = *lease;
+        } else if let ha::Output::Authority(authority) = output {
             self.authorised(host, authority);
         }
-        let now = self.now;
-        let machine = self.machine(host);
-        let local = Time(machine.clock.boot(now));
-        machine.process().engine.handle(local, input);
     }
 
-    fn authorised(&mut self, host: Host, authority: &Authority) {
+    fn authorised(&mut self, host: Host, authority: &ha::Authority) {
         self.trace
             .note(self.now, || format!("{host}: {authority:?}"));
         let reign = self.next_reign();
         let process = self.machine(host).process();
         match authority {
-            Authority::Secondary { .. } => {
+            ha::Authority::Secondary { .. } => {
                 process.primary_of = None;
                 process.serving = false;
             }
-            Authority::Primary { epoch, .. } => {
+            ha::Authority::Primary { epoch, .. } => {
                 if process.primary_of.is_none() {
                     process.reign = reign;
                 }
@@ -233,11 +201,8 @@ impl World {
                 }
                 self.trace.note(now, || format!("{host}: {event}"));
             }
-            ha::Output::Lease(lease) => {
-                self.machine(host).process().lease = lease;
-                self.trace.note(now, || format!("{host}: {lease:?}"));
-            }
-            ha::Output::Seal { .. }
+            ha::Output::Lease(_)
+            | ha::Output::Seal { .. }
             | ha::Output::Authority(_)
             | ha::Output::Handover { .. }
             | ha::Output::HandoverCancelled { .. } => {
@@ -387,7 +352,7 @@ impl World {
                 self.compare_quiet_blocks(host);
             }
             News::PeerLost { why } => self.counts.add(&format!("peer lost {why:?}")),
-            News::Alarm(text) => self.counts.add(&format!("alarm {}", outline(text))),
+            News::Alarm(text) => self.counts.add(&format!("alarm {text}")),
             News::Data(_)
             | News::PeerUp { .. }
             | News::Readmit { .. }
@@ -548,15 +513,6 @@ impl World {
             }
         }
     }
-}
-
-/// A sentence without its numbers and remedies, for counting.
-fn outline(text: &str) -> String {
-    let end = text.find([',', ';']).unwrap_or(text.len());
-    let words = text[..end]
-        .split(' ')
-        .filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
-    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The receiver's payload: data and checksums as one.
