@@ -35,12 +35,14 @@ pub(crate) struct CacheLost {
 }
 
 impl Replicated {
-    /// Every initiator seen so far must hear that `volume` lost its cache.
+    /// Every initiator that may have written must hear that `volume` lost its cache: those seen so
+    /// far, and those that a host names, because one that had just logged in is not noted yet.
     pub(crate) fn lose_cache(&mut self, volume: u32) {
-        if self.initiators.is_empty() {
+        let named = self.cluster.hosts.iter().flat_map(|host| &host.iqns);
+        let initiators: BTreeSet<String> = self.initiators.iter().chain(named).cloned().collect();
+        if initiators.is_empty() {
             return;
         }
-        let initiators = self.initiators.clone();
         match self
             .cache_lost
             .iter_mut()
@@ -192,5 +194,18 @@ mod tests {
         assert_eq!(value.cache_lost.len(), 1);
         value.heard(1, "b");
         assert!(value.cache_lost.is_empty());
+    }
+
+    #[test]
+    fn an_initiator_that_a_host_names_hears_it_before_it_was_seen() {
+        let mut value = Replicated::default();
+        value.cluster.hosts.push(crate::config::cluster::Host {
+            name: "h".to_owned(),
+            iqns: vec!["a".to_owned()],
+            networks: Vec::new(),
+            chap: None,
+        });
+        value.lose_cache(1);
+        assert_eq!(value.cache_lost[0].initiators, ["a".to_owned()].into());
     }
 }
