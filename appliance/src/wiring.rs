@@ -22,12 +22,11 @@ pub fn to_mirror(output: &authority::Output) -> Option<mirror::Input> {
         Output::Seal { epoch } => Some(mirror::Input::Seal {
             epoch: mirror_epoch(*epoch),
         }),
-        Output::Handover { epoch } => Some(mirror::Input::Handover {
+        Output::Handover { epoch, id } => Some(mirror::Input::Handover {
             epoch: mirror_epoch(*epoch),
+            id: *id,
         }),
-        Output::HandoverCancelled { epoch } => Some(mirror::Input::HandoverCancelled {
-            epoch: mirror_epoch(*epoch),
-        }),
+        Output::HandoverCancelled { id } => Some(mirror::Input::HandoverCancelled { id: *id }),
         Output::Lease(lease) => Some(mirror::Input::Lease(lease_of(*lease))),
         Output::Persist { .. }
         | Output::Send { .. }
@@ -48,7 +47,10 @@ pub fn to_authority(event: &mirror::Event) -> Option<authority::Input> {
             incarnation: ha::Incarnation(incarnation.0),
             disk: ha::DiskInstance(disk.0),
         }),
-        Event::PeerLost { why } => Some(authority::Input::PeerLost { why: loss(*why) }),
+        Event::PeerLost { number, why } => Some(authority::Input::PeerLost {
+            number: *number,
+            why: loss(*why),
+        }),
         Event::Sealed { epoch } => Some(authority::Input::Sealed {
             epoch: ha::Epoch(epoch.0),
         }),
@@ -59,9 +61,7 @@ pub fn to_authority(event: &mirror::Event) -> Option<authority::Input> {
             epoch: ha::Epoch(epoch.0),
             peer_disk: ha::DiskInstance(peer_disk.0),
         }),
-        Event::Drained { epoch } => Some(authority::Input::Drained {
-            epoch: ha::Epoch(epoch.0),
-        }),
+        Event::Drained { id } => Some(authority::Input::Drained { id: *id }),
         Event::CacheLost { .. }
         | Event::ResyncStarted { .. }
         | Event::ResyncProgress { .. }
@@ -94,12 +94,14 @@ fn granted_to(granted: &authority::Authority) -> mirror::Authority {
             doubt,
             peer_base,
             peer_disk,
+            answers,
         } => mirror::Authority::Primary {
             epoch: mirror_epoch(*epoch),
             in_sync: members(*in_sync),
             doubt: doubt.map(members),
             peer_base: peer_base.map(mirror_epoch),
             peer_disk: peer_disk.map(|disk| replication::types::DiskInstance(disk.0)),
+            answers: *answers,
         },
     }
 }

@@ -62,6 +62,8 @@ pub struct Node {
     data: Option<DataState>,
     session: Option<(Incarnation, DiskInstance)>,
     session_lost_at: Time,
+    /// Number of the last loss that the engine reported.
+    losses_heard: u64,
     local: (u64, u64),
     plan: Plan,
     /// When a heartbeat of a primary came in last.
@@ -111,6 +113,7 @@ impl Node {
             data: None,
             session: None,
             session_lost_at: now.boot,
+            losses_heard: 0,
             local: (0, 0),
             plan: Plan::default(),
             primary_heard: now.boot,
@@ -160,11 +163,14 @@ impl Node {
             Input::Persisted { id } => self.persisted(now, id),
             Input::Data(data) => self.data = Some(data),
             Input::PeerUp { incarnation, disk } => self.session = Some((incarnation, disk)),
-            Input::PeerLost { why } => self.peer_lost(now, why),
+            Input::PeerLost { number, why } => {
+                self.losses_heard = number;
+                self.peer_lost(now, why);
+            }
             Input::Sealed { epoch } => self.sealed(now, epoch),
             Input::Serving { epoch } => self.serving(epoch),
             Input::Readmit { epoch, peer_disk } => self.readmit(epoch, peer_disk),
-            Input::Drained { epoch } => self.drained(now, epoch),
+            Input::Drained { id } => self.drained(now, id),
             Input::Started { resource, result } => self.plan.started(now.boot, resource, result),
             Input::Stopped { resource } => self.plan.stopped(resource),
             Input::Operator { id, command } => self.operator(now, id, command),

@@ -50,6 +50,8 @@ pub enum Mutant {
     BadPageIsClean,
     /// Held writes complete before the new epoch is durable (R1).
     ResumeBeforePersist,
+    /// A readmission ends by words that were said before its loss was known (R6).
+    StaleAnswer,
 }
 
 /// Every mutant by name.
@@ -72,6 +74,7 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("trust-blank-peer", Mutant::TrustBlankPeer),
     ("bad-page-is-clean", Mutant::BadPageIsClean),
     ("resume-before-persist", Mutant::ResumeBeforePersist),
+    ("stale-answer", Mutant::StaleAnswer),
 ];
 
 #[cfg(feature = "mutants")]

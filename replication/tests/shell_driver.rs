@@ -175,6 +175,7 @@ fn primary(epoch: u64, in_sync: &[u8], base: Option<(u64, DiskInstance)>) -> Aut
         doubt: None,
         peer_base: base.map(|(epoch, _)| Epoch(epoch)),
         peer_disk: base.map(|(_, disk)| disk),
+        answers: 0,
     }
 }
 

@@ -73,6 +73,8 @@ pub enum Kind {
     Confirm,
     /// The operator makes a volume.
     Create(VolumeSpec),
+    /// The operator deletes a volume.
+    Delete(VolumeNumber),
 }
 
 /// An initiator.
@@ -238,6 +240,10 @@ impl World {
                 id: CommandId(id),
                 spec: *spec,
             },
+            Kind::Delete(number) => engine::Input::DeleteVolume {
+                id: CommandId(id),
+                number: *number,
+            },
             Kind::Read(_) | Kind::Write { .. } | Kind::Flush(_) | Kind::Confirm => {
                 let command = command_of(&kind);
                 engine::Input::Command {
@@ -370,7 +376,7 @@ impl World {
                 },
                 Completed::Miscompare { .. },
             )
-            | (Kind::Confirm, Completed::Ok) => Ok(()),
+            | (Kind::Confirm | Kind::Delete(_), Completed::Ok) => Ok(()),
             (kind, completed) => Err(format!("L1: {kind:?} answered with {completed:?}")),
         };
         self.judge(verdict);
@@ -426,6 +432,28 @@ impl World {
         self.issue(None, (host, start), Kind::Create(spec));
     }
 
+    /// The operator asks the serving box to delete a volume, if there are two at least. Nobody uses
+    /// it any more, whatever the answer.
+    pub(crate) fn delete_volume(&mut self) {
+        let user: Vec<u32> = self
+            .volumes
+            .keys()
+            .copied()
+            .filter(|number| *number > 0)
+            .collect();
+        let Some(host) = self.serving().filter(|_| user.len() > 1) else {
+            return;
+        };
+        let number = *self.rng.pick(&user);
+        let start = self.machine(host).process().start;
+        self.volumes.remove(&number);
+        self.data.forget_volume(number);
+        for client in &mut self.clients {
+            client.again.retain(|range| range.volume != number);
+        }
+        self.issue(None, (host, start), Kind::Delete(VolumeNumber(number)));
+    }
+
     /// The process is gone and its commands with it; who was logged in notices unless the whole
     /// machine fell silent.
     pub(crate) fn forget_commands(&mut self, host: Host, start: u32, silent: bool) {
@@ -451,7 +479,9 @@ impl World {
         for id in lost.keys() {
             if let Some(issued) = self.commands.get_mut(id) {
                 issued.client = None;
-                if let Kind::Write { range, .. } = issued.kind {
+                if let Kind::Write { range, .. } = issued.kind
+                    && self.volumes.contains_key(&range.volume)
+                {
                     self.clients[client].again.push(range);
                 }
             }
@@ -517,7 +547,9 @@ fn command_of(kind: &Kind) -> Command {
             volume: VolumeNumber(*volume),
         },
         Kind::Confirm => Command::Confirm,
-        Kind::Create(_) => unreachable!("volumes are not made by a command"),
+        Kind::Create(_) | Kind::Delete(_) => {
+            unreachable!("volumes are not made and deleted by a command of an initiator")
+        }
     }
 }
 

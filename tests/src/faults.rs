@@ -11,7 +11,7 @@
 //! - Network: loss, delay, duplication, reordering and damage of datagrams; damage of frames; each
 //!   wire cut in one direction or both; the data session broken at any byte or silent.
 //! - Clocks: wrong by up to 0.05 % each, so that two differ by up to 0.1 %, with any offset.
-//! - Operators: switchover at any moment, volumes made at any moment.
+//! - Operators: switchover at any moment, volumes made and deleted at any moment.
 //! - Initiators: overlapping writes in flight, connections dropped and commands sent again.
 //!
 //! Each seed switches a random subset on (a swarm), so that rare combinations have room to happen.
@@ -64,11 +64,13 @@ pub enum Fault {
     Switchover,
     /// The operator makes a volume.
     VolumeCreate,
+    /// The operator deletes a volume.
+    VolumeDelete,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Kill,
         Self::KillShort,
         Self::PowerLoss,
@@ -88,11 +90,15 @@ impl Fault {
         Self::DiskErrors,
         Self::Switchover,
         Self::VolumeCreate,
+        Self::VolumeDelete,
     ];
 
     /// Operator requests are not faults in the count of a history.
     pub fn is_request(self) -> bool {
-        matches!(self, Self::Switchover | Self::VolumeCreate)
+        matches!(
+            self,
+            Self::Switchover | Self::VolumeCreate | Self::VolumeDelete
+        )
     }
 }
 
@@ -118,6 +124,7 @@ impl fmt::Display for Fault {
             Self::DiskErrors => "disk-errors",
             Self::Switchover => "switchover",
             Self::VolumeCreate => "volume-create",
+            Self::VolumeDelete => "volume-delete",
         })
     }
 }
@@ -159,6 +166,9 @@ pub struct Options {
     pub command_blocks: u64,
     /// Writes that start or end inside a block, per mille.
     pub unaligned: u64,
+    /// The two cores of a box run on threads of their own, as in the daemon, and hear each other
+    /// late; otherwise at once.
+    pub threads: bool,
     /// Tiny windows and queues in the engine.
     pub tiny_limits: bool,
 }
@@ -194,6 +204,7 @@ impl Options {
             flushes: rng.between(20, 200),
             command_blocks: *rng.pick(&[1, 4, 8]),
             unaligned: *rng.pick(&[0, 0, 100]),
+            threads: rng.chance(500),
             tiny_limits: rng.chance(500),
         }
     }
@@ -226,6 +237,7 @@ impl Options {
             flushes: 50,
             command_blocks: 4,
             unaligned: 0,
+            threads: true,
             tiny_limits: false,
         }
     }

@@ -249,6 +249,8 @@ pub struct Process {
     pub inbox: VecDeque<Event>,
     /// When the two cores will be called, in true time.
     pub timers: [Option<u64>; 2],
+    /// When the last input passed between the cores arrives, in true time, for both ways.
+    pub passed: [u64; 2],
     /// Disk commands of this run.
     pub ops: BTreeMap<(u32, Ticket), OpId>,
     /// The lease given out last.

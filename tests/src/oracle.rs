@@ -333,6 +333,11 @@ impl Data {
         Ok(lost)
     }
 
+    /// A volume is being deleted; nothing is promised of it any more.
+    pub fn forget_volume(&mut self, volume: u32) {
+        self.volumes.remove(&volume);
+    }
+
     /// The number of sectors of a volume; 0 if there is none.
     pub fn sectors(&self, volume: u32) -> u64 {
         self.volumes
@@ -404,6 +409,9 @@ impl Data {
         media: &dyn Media,
     ) -> Result<(), Breach> {
         let volume = range.volume;
+        if !self.volumes.contains_key(&volume) {
+            return Ok(());
+        }
         let last = range.first + range.sectors;
         for block in range.first / SECTORS_PER_BLOCK..last.div_ceil(SECTORS_PER_BLOCK) {
             let Some(bytes) = media.block(member, volume, block, depth) else {

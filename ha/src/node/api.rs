@@ -65,6 +65,8 @@ pub enum Input {
     },
     /// The data session to the peer is lost, or what was in flight on it (primary side, law R1).
     PeerLost {
+        /// The how-manieth loss this is; an [`Authority`] names the last one it answers.
+        number: u64,
         /// Why.
         why: PeerLoss,
     },
@@ -87,8 +89,8 @@ pub enum Input {
     },
     /// The engine has stopped, drained and flushed both boxes for a handover (law R7).
     Drained {
-        /// The epoch that the `Handover` named.
-        epoch: Epoch,
+        /// The one that the `Handover` named.
+        id: u64,
     },
     /// A resource start ended.
     Started {
@@ -166,11 +168,13 @@ pub enum Output {
     Handover {
         /// The epoch that ends.
         epoch: Epoch,
+        /// Of the question that asked for it.
+        id: u64,
     },
-    /// The handover of that epoch was taken back; go on under the authority last given.
+    /// That handover was taken back; go on under the authority last given.
     HandoverCancelled {
-        /// The epoch that the `Handover` named.
-        epoch: Epoch,
+        /// The one that the `Handover` named.
+        id: u64,
     },
     /// Start a resource; answer `Started`.
     Start(Resource),
@@ -218,6 +222,10 @@ pub enum Authority {
         peer_base: Option<Epoch>,
         /// `Config.members` of the peer.
         peer_disk: Option<DiskInstance>,
+        /// The number of the last [`Input::PeerLost`] that was heard before this was said. The
+        /// engine's readmission ends with its session; it may acknowledge alone again once it is
+        /// known that the readmission will not be proposed any more.
+        answers: u64,
     },
 }
 

@@ -36,7 +36,6 @@ pub(super) struct Term {
 pub(super) struct Handover {
     pub(super) id: u64,
     pub(super) to: (NodeId, Incarnation),
-    epoch: Epoch,
     /// Drained: this box stays stopped until it is known whose config is chosen.
     stopped: bool,
     until: Time,
@@ -122,6 +121,7 @@ impl Node {
             doubt: (beyond && !mutant!(ForgetDoubt)).then_some(doubtful),
             peer_base: config.base_of(peer),
             peer_disk: config.disk_of(peer),
+            answers: self.losses_heard,
         }
     }
 
@@ -143,12 +143,7 @@ impl Node {
         let counts = self.peer_counts();
         let Some(term) = &mut self.term else { return };
         term.readmit = None;
-        if !counts {
-            // The engine may wait for the peer since its `Readmit`; say again that it need not.
-            self.shown.authority = None;
-            return;
-        }
-        if term.degrade.is_some() {
+        if !counts || term.degrade.is_some() {
             return;
         }
         term.degrade = Some(why);
@@ -185,12 +180,12 @@ impl Node {
 
     /// Law R7: stopped, drained, flushed. From here on there is no lease; only then may an Accept
     /// leave that gives the primacy away.
-    pub(super) fn drained(&mut self, now: Now, epoch: Epoch) {
+    pub(super) fn drained(&mut self, now: Now, id: u64) {
         let Some(term) = &mut self.term else { return };
         let Some(handover) = &mut term.handover else {
             return;
         };
-        if handover.epoch != epoch || handover.stopped {
+        if handover.id != id || handover.stopped {
             return;
         }
         handover.stopped = true;
@@ -203,9 +198,8 @@ impl Node {
         let Some(term) = &mut self.term else { return };
         let draining = term.handover.take_if(|handover| !handover.stopped);
         if let Some(handover) = draining {
-            self.outputs.push_back(Output::HandoverCancelled {
-                epoch: handover.epoch,
-            });
+            self.outputs
+                .push_back(Output::HandoverCancelled { id: handover.id });
             self.answer(
                 handover.id,
                 Err(format!("the switch was taken back: {why}")),
@@ -218,9 +212,8 @@ impl Node {
         let Some(handover) = self.term.as_mut().and_then(|term| term.handover.take()) else {
             return;
         };
-        self.outputs.push_back(Output::HandoverCancelled {
-            epoch: handover.epoch,
-        });
+        self.outputs
+            .push_back(Output::HandoverCancelled { id: handover.id });
         let why = "the switch was taken back: the other box could not be reached in time";
         self.answer(handover.id, Err(String::from(why)));
     }
@@ -363,11 +356,10 @@ impl Node {
         term.handover = Some(Handover {
             id,
             to,
-            epoch,
             stopped: false,
             until,
         });
-        self.outputs.push_back(Output::Handover { epoch });
+        self.outputs.push_back(Output::Handover { epoch, id });
         Ok(())
     }
 

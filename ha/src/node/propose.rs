@@ -173,7 +173,14 @@ impl Node {
         };
         // Another member of S that is there and lost nothing goes first (law D5).
         let peer = &self.peers[&self.params.peer];
-        let shared = state.accepted.1.in_sync.contains(self.params.peer);
+        let config = &state.accepted.1;
+        let knows = peer
+            .report
+            .as_ref()
+            .and_then(|report| report.chosen.as_ref());
+        let told = knows.is_some_and(|known| known.epoch >= config.epoch);
+        // What this box accepted alone before it went down may never have been chosen.
+        let shared = config.in_sync.contains(self.params.peer) || !told;
         let forgot = self.data.as_ref().is_some_and(|data| data.cache_lost);
         let there = peer.heard_within(now.boot, timing.failover_ms() * NS_PER_MS);
         let wait = if forgot && shared && there {

@@ -244,7 +244,9 @@ impl Node {
             self.demote(now, config.epoch, config.primary.map(|primary| primary.0));
         }
         self.known = Some((ballot, config.clone()));
-        self.refusal = None;
+        if self.refusal.take().is_some() {
+            self.retry_at = now.boot; // what was refused under the config before may be right now
+        }
         if config.primary != Some(me) {
             self.primary_heard = now.boot;
             self.stop_candidacy();

@@ -353,11 +353,11 @@ impl Trio {
             Output::Authority(authority) => {
                 self.with_engine(node, |engine, disk| engine.authority(authority, disk));
             }
-            Output::Handover { epoch } => {
-                self.with_engine(node, |engine, _| engine.handover(epoch));
+            Output::Handover { id, .. } => {
+                self.with_engine(node, |engine, _| engine.handover(id));
             }
-            Output::HandoverCancelled { .. } => {
-                self.with_engine(node, |engine, _| engine.cancelled());
+            Output::HandoverCancelled { id } => {
+                self.with_engine(node, |engine, _| engine.cancelled(id));
             }
         }
     }

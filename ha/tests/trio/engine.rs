@@ -103,9 +103,10 @@ pub(crate) struct Engine {
     settled: Epoch,
     serving: bool,
     stopped: bool,
-    handover: Option<Epoch>,
+    handover: Option<u64>,
     /// The peer was lost while it counted: nothing is acknowledged before the next epoch.
     frozen: bool,
+    losses: u64,
     peer: Peer,
     peer_disk: Option<DiskInstance>,
     session: u64,
@@ -152,6 +153,7 @@ impl Engine {
             stopped: false,
             handover: None,
             frozen: false,
+            losses: 0,
             peer: Peer::None,
             peer_disk: None,
             session: 0,
@@ -227,22 +229,24 @@ impl Engine {
         self.settled = self.settled.max(epoch);
     }
 
-    pub(crate) fn handover(&mut self, epoch: Epoch) {
-        self.handover = Some(epoch);
+    pub(crate) fn handover(&mut self, id: u64) {
+        self.handover = Some(id);
         self.stopped = true;
         self.drain();
     }
 
-    pub(crate) fn cancelled(&mut self) {
-        self.handover = None;
-        self.stopped = false;
+    pub(crate) fn cancelled(&mut self, id: u64) {
+        if self.handover == Some(id) {
+            self.handover = None;
+            self.stopped = false;
+        }
     }
 
     fn drain(&mut self) {
-        if let Some(epoch) = self.handover
+        if let Some(id) = self.handover
             && self.pending.is_empty()
         {
-            self.tell(1_000, Input::Drained { epoch });
+            self.tell(1_000, Input::Drained { id });
         }
     }
 
@@ -356,7 +360,9 @@ impl Engine {
         self.heard = self.now;
         self.frozen |= self.peer_counts();
         if told {
-            self.tell(0, Input::PeerLost { why });
+            self.losses += 1;
+            let number = self.losses;
+            self.tell(0, Input::PeerLost { number, why });
         }
         self.settle();
     }

@@ -411,8 +411,8 @@ impl Engine {
                 if self.found.contains(number) {
                     self.emit(Output::Remove { number: *number });
                 }
-            } else if boot_changed && volume.is_some_and(|volume| volume.was_hot || following) {
-                lost.insert(*number);
+            } else if boot_changed && volume.is_none_or(|volume| volume.was_hot || following) {
+                lost.insert(*number); // also if it cannot be read now: the boot is noted only once
             }
         }
         let (boot, seal) = (self.params.boot, self.seal_floor);

@@ -116,7 +116,7 @@ impl Engine {
             Lease::Until(end) => self.now < end,
             Lease::Unlimited => true,
         };
-        self.can_read() && (leased || !self.counts_peer())
+        self.can_read() && leased
     }
 
     pub(super) fn advance_intake(&mut self) {

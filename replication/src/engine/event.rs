@@ -17,6 +17,8 @@ pub enum Event {
     /// The data session is gone (primary side). With the peer in the in-sync set or in doubt the
     /// engine is frozen until the next `Authority` (law R1).
     PeerLost {
+        /// The how-manieth loss of this engine: the `Authority` that answers it names it.
+        number: u64,
         /// What was seen.
         why: PeerLoss,
     },
@@ -34,7 +36,7 @@ pub enum Event {
     },
     /// Steps (1) to (3) of law R6 are done: commit {me, peer}. From here on the engine waits for
     /// the peer until an `Authority` says otherwise: a `PeerLost` that follows must be answered by
-    /// an `Authority`, the same again if nothing was proposed.
+    /// an `Authority` that names it, once this readmission is not proposed any more.
     Readmit {
         /// The epoch under which the steps were done.
         epoch: Epoch,
@@ -43,8 +45,8 @@ pub enum Event {
     },
     /// Stopped, drained, flushed on both, intents cleared (law R7).
     Drained {
-        /// The epoch handed over.
-        epoch: Epoch,
+        /// The handover that was asked for.
+        id: u64,
     },
     /// Power was lost with unflushed writes in flight; the first flush of each initiator must
     /// fail once (law D5). Sent before `Serving`.

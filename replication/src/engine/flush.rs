@@ -3,7 +3,7 @@
 use super::command::Stage;
 use super::disk::Op;
 use super::session::What;
-use super::{Completed, DiskError, Engine, Io};
+use super::{CommandError, Completed, DiskError, Engine, Io};
 use crate::mutants::mutant;
 use crate::types::VolumeNumber;
 use crate::wire::Kind;
@@ -104,6 +104,9 @@ impl Engine {
             if on_local && enough {
                 self.flushing.remove(&ticket);
                 self.finish(ticket, Ok(Completed::Ok));
+            } else if volume.closing {
+                self.flushing.remove(&ticket);
+                self.finish(ticket, Err(CommandError::UnknownVolume)); // it is being deleted
             } else if (peer.is_none() || !same) && self.needs_peer() && self.is_streaming() {
                 self.flushing.remove(&ticket);
                 self.make_ready(ticket); // asked for before this session: ask again

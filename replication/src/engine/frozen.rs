@@ -109,7 +109,7 @@ impl Engine {
     }
 
     pub(super) fn on_authority(&mut self, authority: Authority) {
-        let (epoch, members, peer_base, peer_disk) = match authority {
+        let (epoch, members, peer_base, peer_disk, answers) = match authority {
             Authority::Secondary { epoch } => return self.demote(epoch),
             Authority::Primary {
                 epoch,
@@ -117,28 +117,26 @@ impl Engine {
                 doubt,
                 peer_base,
                 peer_disk,
+                answers,
             } => {
                 let members = in_sync.union(doubt.unwrap_or(Members::NONE));
-                (epoch, members, peer_base, peer_disk)
+                (epoch, members, peer_base, peer_disk, answers)
             }
         };
         let before = self.mandate().copied();
-        let counted = self.counts_peer();
-        let needed = self.needs_peer_lastingly();
         self.standing = Standing::Primary(Mandate {
             epoch,
             members,
             peer_base,
             peer_disk,
         });
-        if self.counts_peer() && !counted && self.lease == Lease::Unlimited {
-            self.lease = Lease::None; // it was given to a box that was alone
-        }
         match before {
             None => self.promote(),
             Some(before) if !self.counts_peer() => {
-                // the same words again end a readmission that was not proposed
-                if before.epoch != epoch || (needed && (counted || self.frozen)) {
+                // Within the epoch, what was said before the loss was heard ends no readmission:
+                // it may still be proposed (law R6).
+                let answered = answers == self.losses || mutant!(StaleAnswer);
+                if before.epoch != epoch || (self.frozen && answered) {
                     self.go_on_alone();
                 }
             }
@@ -151,7 +149,10 @@ impl Engine {
     fn count_peer(&mut self, before: Epoch) {
         let source = self.source.as_ref().filter(|source| source.is_streaming());
         let Some(source) = source.filter(|_| self.is_serving()) else {
-            return self.freeze(PeerLoss::Closed);
+            if !self.frozen {
+                self.freeze(PeerLoss::Closed);
+            }
+            return; // the loss is reported, and answered once it is heard
         };
         if self.standing_epoch() == before {
             return;
@@ -323,7 +324,13 @@ impl Engine {
     pub(super) fn freeze(&mut self, why: PeerLoss) {
         self.frozen = true;
         self.verify_by = None;
-        self.event(Event::PeerLost { why });
+        self.report_loss(why);
+    }
+
+    pub(super) fn report_loss(&mut self, why: PeerLoss) {
+        self.losses += 1;
+        let number = self.losses;
+        self.event(Event::PeerLost { number, why });
     }
 
     /// After a handover: the peer did not come in time.
@@ -354,7 +361,6 @@ impl Engine {
         self.verify_by = None;
         self.handover = None;
         self.dialing = false;
-        self.lease = Lease::None;
         self.abort_commands(&CommandError::NotPrimary);
         self.abort_jobs(&CommandError::NotPrimary);
         self.flushing.clear();

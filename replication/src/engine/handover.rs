@@ -5,9 +5,16 @@ use super::volume::Settle;
 use super::{Engine, Event};
 use crate::types::{Epoch, VolumeNumber};
 
-/// A handover, step by step. While there is one, nothing is taken in.
+/// A handover that was asked for. While there is one, nothing is taken in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Handover {
+pub(super) struct Handover {
+    id: u64,
+    step: Step,
+}
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
     /// Writes and reads that were started come to their end.
     Draining,
     /// Both sides flush; what is dirty only on disk is written too.
@@ -21,17 +28,22 @@ pub(super) enum Handover {
 }
 
 impl Engine {
-    pub(super) fn on_handover(&mut self, epoch: Epoch) {
-        let ours = self.counts_peer() && self.standing_epoch() == epoch;
-        if ours && self.handover.is_none() {
-            self.handover = Some(Handover::Draining);
+    pub(super) fn on_handover(&mut self, epoch: Epoch, id: u64) {
+        if self.counts_peer() && self.standing_epoch() == epoch {
+            let step = Step::Draining;
+            self.handover = Some(Handover { id, step });
         }
     }
 
-    pub(super) fn on_handover_cancelled(&mut self, epoch: Epoch) {
-        if self.is_primary() && epoch <= self.standing_epoch() {
-            self.handover = None;
+    pub(super) fn on_handover_cancelled(&mut self, id: u64) {
+        self.handover.take_if(|handover| handover.id == id);
+    }
+
+    fn handover_goes_on(&mut self, step: Step) {
+        if let Some(handover) = &mut self.handover {
+            handover.step = step;
         }
+        self.step();
     }
 
     pub(super) fn advance_handover(&mut self) {
@@ -39,9 +51,12 @@ impl Engine {
         if self.frozen || !self.is_serving() || !self.is_streaming() || self.failed.is_some() {
             return;
         }
-        match &self.handover {
-            None | Some(Handover::Drained) => {}
-            Some(Handover::Draining) => {
+        let Some(handover) = &self.handover else {
+            return;
+        };
+        match &handover.step {
+            Step::Drained => {}
+            Step::Draining => {
                 let resting = |stage: &Stage| match stage {
                     Stage::Lock | Stage::Ready | Stage::Region { .. } | Stage::Answer(_) => true,
                     Stage::Reading | Stage::Piece(_) | Stage::Flushing { .. } => false,
@@ -50,13 +65,11 @@ impl Engine {
                     let rounds = self.volumes.iter_mut().map(|(number, volume)| {
                         (*number, volume.local_flush.ask(), volume.peer_flush.ask())
                     });
-                    self.handover = Some(Handover::Flushing {
-                        rounds: rounds.collect(),
-                    });
-                    self.step();
+                    let rounds = rounds.collect();
+                    self.handover_goes_on(Step::Flushing { rounds });
                 }
             }
-            Some(Handover::Flushing { rounds }) => {
+            Step::Flushing { rounds } => {
                 let flushed = |(number, local, peer): &(VolumeNumber, u64, u64)| {
                     let volume = self.volumes.get(number);
                     volume.is_none_or(|volume| {
@@ -66,13 +79,11 @@ impl Engine {
                 if rounds.iter().all(flushed) {
                     let volumes = self.volumes.iter_mut();
                     let pages = volumes.map(|(number, volume)| (*number, volume.want_pages()));
-                    self.handover = Some(Handover::Clearing {
-                        pages: pages.collect(),
-                    });
-                    self.step();
+                    let pages = pages.collect();
+                    self.handover_goes_on(Step::Clearing { pages });
                 }
             }
-            Some(Handover::Clearing { pages }) => {
+            Step::Clearing { pages } => {
                 let durable = |(number, version): &(VolumeNumber, u64)| {
                     self.volumes
                         .get(number)
@@ -102,10 +113,11 @@ impl Engine {
         if changed {
             self.step();
         }
-        if written {
-            self.handover = Some(Handover::Drained);
-            let epoch = self.standing_epoch();
-            self.event(Event::Drained { epoch });
-        }
+        let Some(handover) = self.handover.as_ref().filter(|_| written) else {
+            return;
+        };
+        let id = handover.id;
+        self.handover_goes_on(Step::Drained);
+        self.event(Event::Drained { id });
     }
 }

@@ -139,11 +139,13 @@ pub enum Input {
     Handover {
         /// The epoch to hand over.
         epoch: Epoch,
+        /// To be named in `Drained`.
+        id: u64,
     },
     /// The handover will not be: go on.
     HandoverCancelled {
-        /// The epoch that was to be handed over.
-        epoch: Epoch,
+        /// Which one.
+        id: u64,
     },
     /// The right to answer from replicated state (law R5).
     Lease(Lease),
@@ -207,6 +209,8 @@ pub enum Authority {
         peer_base: Option<Epoch>,
         /// The copy the peer then had.
         peer_disk: Option<DiskInstance>,
+        /// The last `Event::PeerLost` that was known to whoever says this.
+        answers: u64,
     },
 }
 

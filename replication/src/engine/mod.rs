@@ -78,6 +78,8 @@ pub struct Engine {
     reign: Reign,
     /// The peer is needed and lost (law R1).
     frozen: bool,
+    /// Losses of the peer that were reported.
+    losses: u64,
     /// The peer, if it counts, has been seen to be equal.
     verified: bool,
     verify_by: Option<Time>,
@@ -150,6 +152,7 @@ impl Engine {
             standing: Standing::Secondary { epoch: Epoch::ZERO },
             reign: Reign::Off,
             frozen: false,
+            losses: 0,
             verified: true,
             verify_by: None,
             previous_epoch: Epoch::ZERO,
@@ -201,8 +204,8 @@ impl Engine {
             } => self.on_frame(session, &header, &payload),
             Input::Authority(authority) => self.on_authority(authority),
             Input::Seal { epoch } => self.on_seal(epoch),
-            Input::Handover { epoch } => self.on_handover(epoch),
-            Input::HandoverCancelled { epoch } => self.on_handover_cancelled(epoch),
+            Input::Handover { epoch, id } => self.on_handover(epoch, id),
+            Input::HandoverCancelled { id } => self.on_handover_cancelled(id),
             Input::CacheLossKept { volume } => self.on_cache_loss_kept(volume),
             Input::Lease(lease) => self.on_lease(lease),
             Input::Command { id, command } => self.on_command(id, command),

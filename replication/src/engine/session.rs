@@ -391,7 +391,7 @@ impl Engine {
         } else {
             self.stop_joining();
             if announced {
-                self.event(Event::PeerLost { why });
+                self.report_loss(why);
             }
         }
     }

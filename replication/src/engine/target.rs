@@ -110,7 +110,9 @@ impl Engine {
     pub(super) fn on_incoming_frame(&mut self, id: SessionId, header: &Header, payload: &Bytes) {
         let idle = !self.is_primary() && self.booted && self.failed.is_none();
         let known = self.incoming.iter().find(|incoming| incoming.id == id);
-        let greeted = known.and_then(|incoming| incoming.greeted);
+        let Some(greeted) = known.map(|incoming| incoming.greeted) else {
+            return; // it was refused, and this was on its way already
+        };
         match (header.kind, greeted) {
             (Kind::Hello, None) if idle => self.greet(id, header, payload),
             (Kind::Hello, None) if self.failed.is_none() && Hello::parse(payload).is_ok() => {

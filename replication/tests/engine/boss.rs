@@ -15,6 +15,8 @@ pub(crate) struct Boss {
     disks: [Option<DiskInstance>; 2],
     /// Until then the primary may answer.
     lease_end: u64,
+    /// The last loss that the primary reported.
+    losses_heard: u64,
     /// A readmission on its way, by epoch.
     doubt: Option<u64>,
     /// The candidate, and the seal it was sent.
@@ -36,6 +38,8 @@ pub(crate) enum Step {
     Degrade {
         who: usize,
         life: u64,
+        /// The loss that asks for it.
+        number: u64,
     },
     CommitReadmit {
         who: usize,
@@ -90,7 +94,7 @@ impl World {
                 self.tell_deposed();
                 self.at(5 * MS, What::Boss(Step::Tick));
             }
-            Step::Degrade { who, life } => self.degrade(who, life),
+            Step::Degrade { who, life, number } => self.degrade(who, life, number),
             Step::CommitReadmit {
                 who,
                 life,
@@ -123,6 +127,7 @@ impl World {
             doubt: boss.doubt.map(|_| set([true; 2])),
             peer_base: boss.base[1 - who],
             peer_disk: boss.disks[1 - who],
+            answers: boss.losses_heard,
         }
     }
 
@@ -242,14 +247,12 @@ impl World {
         let delay = self.rng.below(5 * MS);
         match event {
             Event::Sealed { epoch } => self.promote(who, life, epoch),
-            Event::PeerLost { .. } => self.at(delay, What::Boss(Step::Degrade { who, life })),
+            Event::PeerLost { number, .. } => {
+                self.at(delay, What::Boss(Step::Degrade { who, life, number }));
+            }
             Event::Readmit { epoch, peer_disk } => self.propose(who, epoch, peer_disk),
-            Event::Drained { epoch } => {
-                let step = Step::CommitHandover {
-                    who,
-                    life,
-                    epoch: epoch.0,
-                };
+            Event::Drained { id: epoch } => {
+                let step = Step::CommitHandover { who, life, epoch };
                 self.at(delay, What::Boss(step));
             }
             Event::Data(_)
@@ -275,6 +278,7 @@ impl World {
         self.boss.doubt = Some(epoch.0);
         let authority = self.authority(who);
         let told = self.in_order(who, MS / 10);
+        self.at(told, What::Input(who, life, Input::Lease(Lease::None)));
         self.at(told, What::Input(who, life, Input::Authority(authority)));
         let step = Step::CommitReadmit {
             who,
@@ -307,16 +311,17 @@ impl World {
         self.tell(who);
     }
 
-    fn degrade(&mut self, who: usize, life: u64) {
+    fn degrade(&mut self, who: usize, life: u64, number: u64) {
         let shared = self.boss.in_sync[1 - who] || self.boss.doubt.is_some();
         if !self.is_primary(who, life) {
             return;
         }
         if self.boxes[who].isolated {
-            return self.at(10 * MS, What::Boss(Step::Degrade { who, life }));
+            return self.at(10 * MS, What::Boss(Step::Degrade { who, life, number }));
         }
+        self.boss.losses_heard = self.boss.losses_heard.max(number);
         if !shared {
-            return self.tell(who); // nothing was proposed: the same words again
+            return self.tell(who); // nothing was proposed, and from now on nothing will be
         }
         if self.boss.in_sync[1 - who] {
             self.boss.base[1 - who] = Some(Epoch(self.boss.epoch));
@@ -376,7 +381,8 @@ impl World {
         if known && healthy && self.boss.sealing.is_none() {
             self.boss.handing_over = true;
             let epoch = Epoch(self.boss.epoch);
-            self.input(who, Input::Handover { epoch });
+            let id = epoch.0;
+            self.input(who, Input::Handover { epoch, id });
         }
     }
 
@@ -386,8 +392,8 @@ impl World {
         };
         if self.is_primary(who, life) && self.boss.handing_over {
             self.boss.handing_over = false;
-            let epoch = Epoch(self.boss.epoch);
-            self.input(who, Input::HandoverCancelled { epoch });
+            let id = self.boss.epoch;
+            self.input(who, Input::HandoverCancelled { id });
         }
     }
 

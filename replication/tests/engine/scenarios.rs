@@ -267,7 +267,8 @@ fn r7_a_new_primary_whose_peer_does_not_come_loses_it() {
         matches!(
             event,
             Event::PeerLost {
-                why: PeerLoss::Silent
+                why: PeerLoss::Silent,
+                ..
             }
         )
     };
@@ -323,7 +324,8 @@ fn d5_a_peer_whose_disk_failed_leaves() {
         matches!(
             event,
             Event::PeerLost {
-                why: PeerLoss::DiskFailed
+                why: PeerLoss::DiskFailed,
+                ..
             }
         )
     };
@@ -638,7 +640,7 @@ impl World {
             let serves = |event: &Event| matches!(event, Event::Serving { epoch } if *epoch > old);
             w.boxes[who].events.iter().any(serves)
         });
-        self.input(who, Input::HandoverCancelled { epoch: old });
+        self.input(who, Input::HandoverCancelled { id: old.0 });
     }
 
     fn delete(&mut self, who: usize, number: u32) {

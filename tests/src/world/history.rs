@@ -8,7 +8,7 @@
 //!    are in sync and every initiator gets answers; then the load ends, and both data areas are
 //!    equal byte for byte.
 
-use replication::engine::{Attached, Role};
+use replication::engine::{Attached, Link, Role};
 
 use super::content::{self, SECTORS_PER_BLOCK};
 use super::outputs::Disks;
@@ -195,7 +195,9 @@ impl World {
         let Some(host) = self.serving() else {
             return false;
         };
-        if !in_sync {
+        let follower = self.machines[host.peer().index()].process.as_ref();
+        let follows = |process: &Process| process.engine.status().link == Link::Following;
+        if !in_sync || !follower.is_some_and(follows) {
             return false;
         }
         let process = self.machines[host.index()].process.as_ref();
@@ -213,6 +215,12 @@ impl World {
 
     /// V1: the two data areas are equal.
     fn compare_disks(&mut self) {
+        let [one, other] = [0, 1].map(|at| self.machines[at].backings.keys().copied());
+        let [one, other]: [Vec<u32>; 2] = [one.collect(), other.collect()];
+        if one != other {
+            let breach = format!("V1: san1 has volumes {one:?}, san2 has {other:?}");
+            self.judge(Err(breach));
+        }
         let volumes: Vec<u32> = self.data.volumes().collect();
         for volume in volumes {
             self.compare_volume(volume, "V1", |_| false);

@@ -73,6 +73,7 @@ impl World {
             Fault::DiskSlow | Fault::DiskHang | Fault::DiskErrors => self.upset(fault, victim),
             Fault::Switchover => self.switchover(None),
             Fault::VolumeCreate => self.create_volume(),
+            Fault::VolumeDelete => self.delete_volume(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use appliance::wiring;
 use bytes::{Bytes, BytesMut};
-use replication::engine::{self, Io, Opened, Output as Mirror};
+use replication::engine::{self, Authority, Io, Opened, Output as Mirror};
 use replication::types::{Create, OpId, Time, VolumeNumber, VolumeSpec, Zeroed};
 
 use super::content::BLOCK_LEN;
@@ -12,7 +12,7 @@ use super::plumbing::link_of;
 use super::{Core, Event, MS, World};
 use crate::disk::Fill;
 use crate::net::{Host, Item, Link, WITNESS};
-use crate::node::{Delivery, Machine};
+use crate::node::{Delivery, Machine, Process};
 use crate::oracle::{Depth, Media};
 
 /// Kind of the frames that only say that the sender lives.
@@ -20,6 +20,13 @@ const PING: u8 = 48;
 
 /// More outputs of one input than any real one has: a loop.
 const OUTPUTS_MAX: usize = 200_000;
+
+/// From which core to which.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    ToMirror,
+    ToAuthority,
+}
 
 /// The disks as the oracle sees them.
 pub(crate) struct Disks<'a>(pub(crate) &'a [Machine; 2]);
@@ -66,6 +73,7 @@ impl World {
     /// Does everything that the cores of a box ask for, in order; then arms their timers.
     pub(super) fn drain(&mut self, host: Host) {
         let mut heard: VecDeque<ha::Input> = VecDeque::new();
+        let threads = self.options.threads;
         for round in 0.. {
             assert!(
                 round < OUTPUTS_MAX,
@@ -76,18 +84,23 @@ impl World {
             let clock = machine.clock.at(now);
             let process = machine.process();
             if let Some(output) = process.engine.poll_output() {
-                if let Mirror::Event(event) = &output {
-                    heard.extend(wiring::to_authority(event));
+                if let Mirror::Event(event) = &output
+                    && let Some(input) = wiring::to_authority(event)
+                {
+                    if threads {
+                        self.pass(host, Way::ToAuthority, Delivery::Node(input));
+                    } else {
+                        heard.push_back(input);
+                    }
                 }
                 self.mirror_output(host, output);
             } else if let Some(output) = process.node.poll_output() {
-                let input = wiring::to_mirror(&output);
-                self.before_wiring(host, &output);
-                if let Some(input) = input {
-                    self.machine(host)
-                        .process()
-                        .engine
-                        .handle(Time(clock.boot.0), input);
+                match wiring::to_mirror(&output) {
+                    Some(input) if !threads || matches!(input, engine::Input::Lease(_)) => {
+                        self.tell_mirror(host, input);
+                    }
+                    Some(input) => self.pass(host, Way::ToMirror, Delivery::Engine(input)),
+                    None => {}
                 }
                 self.authority_output(host, output);
             } else if let Some(input) = heard.pop_front() {
@@ -105,26 +118,45 @@ impl World {
         self.arm(host);
     }
 
-    /// What the oracle must know before the mirror hears of an output of the authority.
-    fn before_wiring(&mut self, host: Host, output: &ha::Output) {
-        if let ha::Output::Lease(lease) = output {
-            self.machine(host).process().lease = *lease;
-        } else if let ha::Output::Authority(authority) = output {
-            self.authorised(host, authority);
-        }
+    /// On a box with two threads what one core says reaches the other a little later, in order;
+    /// only the lease is in a place that both see (law R5).
+    fn pass(&mut self, host: Host, way: Way, delivery: Delivery) {
+        let late = if self.rng.chance(100) {
+            20 * MS
+        } else {
+            MS / 2
+        };
+        let at = self.now + self.rng.below(late);
+        let process = self.machine(host).process();
+        let start = process.start;
+        let last = &mut process.passed[way as usize];
+        *last = at.max(*last);
+        let at = *last;
+        self.schedule_at(at, Event::Deliver(host, start, delivery));
     }
 
-    fn authorised(&mut self, host: Host, authority: &ha::Authority) {
+    /// An input for the mirror, and what the oracle must know before.
+    pub(super) fn tell_mirror(&mut self, host: Host, input: engine::Input) {
+        if let engine::Input::Authority(authority) = &input {
+            self.authorised(host, authority);
+        }
+        let now = self.now;
+        let machine = self.machine(host);
+        let local = Time(machine.clock.boot(now));
+        machine.process().engine.handle(local, input);
+    }
+
+    fn authorised(&mut self, host: Host, authority: &Authority) {
         self.trace
             .note(self.now, || format!("{host}: {authority:?}"));
         let reign = self.next_reign();
         let process = self.machine(host).process();
         match authority {
-            ha::Authority::Secondary { .. } => {
+            Authority::Secondary { .. } => {
                 process.primary_of = None;
                 process.serving = false;
             }
-            ha::Authority::Primary { epoch, .. } => {
+            Authority::Primary { epoch, .. } => {
                 if process.primary_of.is_none() {
                     process.reign = reign;
                 }
@@ -201,8 +233,11 @@ impl World {
                 }
                 self.trace.note(now, || format!("{host}: {event}"));
             }
-            ha::Output::Lease(_)
-            | ha::Output::Seal { .. }
+            ha::Output::Lease(lease) => {
+                self.machine(host).process().lease = lease;
+                self.trace.note(now, || format!("{host}: {lease:?}"));
+            }
+            ha::Output::Seal { .. }
             | ha::Output::Authority(_)
             | ha::Output::Handover { .. }
             | ha::Output::HandoverCancelled { .. } => {
@@ -347,12 +382,12 @@ impl World {
             }
             News::Serving { .. } => self.serving_begins(host),
             News::ResyncStarted { reason, .. } => self.counts.add(&format!("resync {reason}")),
-            News::InSync { .. } => {
+            News::InSync { epoch } => {
                 self.machine(host.peer()).may_forget = false;
-                self.compare_quiet_blocks(host);
+                self.in_sync(host, epoch.0);
             }
-            News::PeerLost { why } => self.counts.add(&format!("peer lost {why:?}")),
-            News::Alarm(text) => self.counts.add(&format!("alarm {text}")),
+            News::PeerLost { why, .. } => self.counts.add(&format!("peer lost {why:?}")),
+            News::Alarm(text) => self.counts.add(&format!("alarm {}", outline(text))),
             News::Data(_)
             | News::PeerUp { .. }
             | News::Readmit { .. }
@@ -361,6 +396,16 @@ impl World {
             | News::ResyncDone
             | News::VolumeReady { .. }
             | News::VolumeGone { .. } => {}
+        }
+    }
+
+    /// Old news if the peer has died or taken over since it said so.
+    fn in_sync(&mut self, host: Host, epoch: u64) {
+        let current = self.register.config().map(|config| config.epoch.0) == Some(epoch);
+        let follower = self.machines[host.peer().index()].process.as_ref();
+        let follows = |process: &Process| process.engine.status().link == engine::Link::Following;
+        if current && follower.is_some_and(follows) {
+            self.compare_quiet_blocks(host);
         }
     }
 
@@ -375,7 +420,7 @@ impl World {
             .sum();
         let process = machine.process();
         process.sealed = process.sealed.max(epoch);
-        if in_flight > 0 {
+        if in_flight > 0 && process.frame_epoch <= epoch {
             let breach =
                 format!("P4: {host} sealed {epoch} with {in_flight} data writes at its disks");
             self.judge(Err(breach));
@@ -429,7 +474,7 @@ impl World {
         let counted = self.register.in_sync_before(epoch).contains(&peer);
         let since = self.machine(host).up_since;
         let other = &self.machines[peer.index()];
-        let attached = |process: &crate::node::Process| {
+        let attached = |process: &Process| {
             !process.stopped
                 && process.engine.status().data.attached == engine::Attached::Yes
                 && process.awake_since < since
@@ -513,6 +558,15 @@ impl World {
             }
         }
     }
+}
+
+/// A sentence without its numbers and remedies, for counting.
+fn outline(text: &str) -> String {
+    let end = text.find([',', ';']).unwrap_or(text.len());
+    let words = text[..end]
+        .split(' ')
+        .filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The receiver's payload: data and checksums as one.

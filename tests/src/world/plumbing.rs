@@ -2,7 +2,7 @@
 
 use replication::engine::{self, Attached, Opened};
 use replication::types::{BootId, DiskInstance, Epoch, GroupId, Incarnation, NodeId, SessionId};
-use replication::types::{Time, VolumeNumber, Zeroed};
+use replication::types::{VolumeNumber, Zeroed};
 
 use super::{Core, Event, MS, World};
 use crate::disk::Ticket;
@@ -118,6 +118,7 @@ impl World {
             stopped: false,
             inbox: std::collections::VecDeque::new(),
             timers: [None; 2],
+            passed: [0; 2],
             ops: std::collections::BTreeMap::new(),
             lease: ha::Lease::None,
             primary_of: None,
@@ -450,10 +451,7 @@ impl World {
 
     /// Feeds the mirror, then does what the cores ask for.
     pub(crate) fn feed_engine(&mut self, host: Host, input: engine::Input) {
-        let now = self.now;
-        let machine = self.machine(host);
-        let local = Time(machine.clock.boot(now));
-        machine.process().engine.handle(local, input);
+        self.tell_mirror(host, input);
         self.drain(host);
     }
 
