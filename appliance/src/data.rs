@@ -269,7 +269,8 @@ impl Running {
             self.services.cache_lost(volume.0);
         }
         self.progress.hear(event, clock::boot_ns());
-        if let Some(text) = sentence(event) {
+        let text = sentence(event, &self.setup.cluster.borrow());
+        if let Some(text) = text {
             self.setup.events.add(text);
         }
         self.publish();
@@ -333,10 +334,23 @@ async fn change(services: Services, mut edits: mpsc::Receiver<EditAsked>) {
     }
 }
 
+/// What people call a volume. The configuration is read once the box serves; before that only the
+/// number is known.
+fn volume_name(number: mirror::VolumeNumber, cluster: &Cluster) -> String {
+    let known = cluster.volumes.iter().find(|it| it.number == number.0);
+    match known {
+        _ if number == mirror::VolumeNumber::SYSTEM => "the system volume".to_owned(),
+        Some(volume) => format!("volume {}", volume.name),
+        None => format!("volume number {number}"),
+    }
+}
+
 /// What an operator hears of an event of the mirror.
-fn sentence(event: &Event) -> Option<String> {
+fn sentence(event: &Event, cluster: &Cluster) -> Option<String> {
+    let name = |number| volume_name(number, cluster);
     match event {
         Event::ResyncStarted { total_bytes: 0, .. } => None,
+        Event::CacheLost { volume } if *volume == mirror::VolumeNumber::SYSTEM => None,
         Event::ResyncStarted {
             total_bytes,
             reason,
@@ -347,13 +361,14 @@ fn sentence(event: &Event) -> Option<String> {
         Event::ResyncDone => Some("resync done".to_owned()),
         Event::InSync { epoch } => Some(format!("both boxes are in sync (epoch {epoch})")),
         Event::CacheLost { volume } => Some(format!(
-            "volume {volume}: power was lost with unflushed writes; the next flush of each \
-             initiator fails once so that it knows; check file systems that were in use"
+            "{}: power was lost with unflushed writes; the next flush of each initiator fails \
+             once so that it knows; check file systems that were in use",
+            name(*volume)
         )),
         Event::Alarm(text) => Some(format!("alarm: {text}")),
         Event::PeerUp { .. } => Some("the data session to the peer is up".to_owned()),
-        Event::VolumeReady { spec } => Some(format!("volume {} is attached", spec.number)),
-        Event::VolumeGone { number } => Some(format!("volume {number} is deleted here")),
+        Event::VolumeReady { spec } => Some(format!("{} is attached", name(spec.number))),
+        Event::VolumeGone { number } => Some(format!("{} is deleted here", name(*number))),
         Event::Data(_)
         | Event::PeerLost { .. }
         | Event::Sealed { .. }
