@@ -2,28 +2,51 @@
 //! such step: they start blank and are admitted by the primary (law R10).
 
 use std::path::Path;
+use std::time::Duration;
 
 use ha::shell::Store;
 use replication::engine::{Attached, Event, Input};
 use replication::shell::{DriverConfig, LeaseCell, LinkConfig};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::api::types::Refusal;
 use crate::config::NodeConfig;
+use crate::config::node::LinkRole;
 use crate::data;
 use crate::identity::{self, Identity};
 use crate::preflight;
+
+/// The other box is taken for stopped if it does not answer within this.
+const PEER_WAIT: Duration = Duration::from_secs(1);
 
 /// Writes the first metadata and the first record. Refuses if there is anything already.
 ///
 /// # Errors
 /// A refusal; nothing was changed unless it says so.
 pub async fn run(file: &Path) -> Result<(), Refusal> {
-    let config = NodeConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
-    preflight::check(&config).map_err(Refusal::failed)?;
+    let config = load(file)?;
+    alone(&config).await.map_err(Refusal::safety)?;
+    make(&config).await
+}
+
+/// The same where the caller knows that the other box is not there yet.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_alone(file: &Path) -> Result<(), Refusal> {
+    make(&load(file)?).await
+}
+
+fn load(file: &Path) -> Result<NodeConfig, Refusal> {
+    NodeConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))
+}
+
+async fn make(config: &NodeConfig) -> Result<(), Refusal> {
+    preflight::check(config).map_err(Refusal::failed)?;
     let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
-    let identity = Identity::of(&config, None).map_err(Refusal::failed)?;
+    let identity = Identity::of(config, None).map_err(Refusal::failed)?;
     let mut store =
         Store::open(&config.state).map_err(|error| Refusal::failed(error.to_string()))?;
     let group = ha::GroupId(config.group.as_u128());
@@ -36,7 +59,7 @@ pub async fn run(file: &Path) -> Result<(), Refusal> {
             config.node
         )));
     }
-    let pool = data::open_pool(&config).map_err(Refusal::failed)?;
+    let pool = data::open_pool(config).map_err(Refusal::failed)?;
     let found = pool
         .list()
         .map_err(|error| Refusal::failed(error.to_string()))?;
@@ -49,7 +72,7 @@ pub async fn run(file: &Path) -> Result<(), Refusal> {
         )));
     }
     let disk = LocalSet::new()
-        .run_until(format(&config, &identity, key))
+        .run_until(format(config, &identity, key))
         .await
         .map_err(Refusal::failed)?;
     let instance = identity::random().map_err(Refusal::failed)?;
@@ -68,6 +91,27 @@ pub async fn run(file: &Path) -> Result<(), Refusal> {
             pool.dir().display()
         ))
     })
+}
+
+/// Two boxes that were both made the first would be two pairs with one name and two sets of data.
+async fn alone(config: &NodeConfig) -> Result<(), String> {
+    for link in config
+        .links
+        .iter()
+        .filter(|link| link.role == LinkRole::Replication)
+    {
+        let place = (link.peer, config.ports.replication);
+        let answers = tokio::time::timeout(PEER_WAIT, TcpStream::connect(place)).await;
+        if matches!(answers, Ok(Ok(_))) {
+            return Err(format!(
+                "{peer} is running; only one box of a pair is made the first, and nothing was \
+                 changed; if {peer} is that one, start this one with `twinsan run` and it joins; \
+                 if not, stop {peer} until this is done",
+                peer = config.peer
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Lets the engine write the first metadata; returns the identity of the new copy.

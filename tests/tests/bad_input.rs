@@ -407,10 +407,10 @@ fn a_pool_that_is_too_small_is_refused() {
 #[test]
 fn a_port_in_use_is_named() {
     let stage = Stage::new();
-    let served = stage.serve(&[]);
     let node = Node::new(&stage, "third");
     let made = ends(&mut node.command(&stage, &["init"]), "init");
     assert_eq!(made.code, Some(0), "{}", made.err);
+    let served = stage.serve(&[]);
     let case = Case {
         name: "the demo has the port",
         spoil: |_| {},
@@ -419,6 +419,14 @@ fn a_port_in_use_is_named() {
         words: &["127.0.0.11", "port is free"],
     };
     refused(&stage, &node, &case);
+    let first_of_two = Case {
+        name: "the other box runs",
+        spoil: |_| {},
+        run: &["init"],
+        code: SAFETY,
+        words: &["san2 is running", "nothing was changed", "twinsan run"],
+    };
+    refused(&stage, &Node::new(&stage, "fourth"), &first_of_two);
     let second = ends(&mut stage.twinsan(&["demo"]), "a second demo");
     assert_eq!(second.code, Some(FAILED), "{}", second.err);
     drop(served);

@@ -93,7 +93,7 @@ impl Boxes {
             arguments: arguments.into(),
             child: None,
         };
-        crate::init::run(&boxes[0].folder.join("node.toml")).await?;
+        crate::init::run_alone(&boxes[0].folder.join("node.toml")).await?;
         Ok(Self { boxes, witness })
     }
 

@@ -3,7 +3,7 @@
 //! | # | Condition | Verdict |
 //! |---|---|---|
 //! | 1 | another group | refuse: unrelated |
-//! | 2 | other lineage, and the peer wrote after the fork | refuse: forked |
+//! | 2 | other lineage, or a copy that no commit of ours knows, and the peer wrote | refuse: forked |
 //! | 7 | the peer knows an epoch above ours | refuse: ahead, or sealed |
 //! | 4 | the peer is in the committed in-sync set | equal, or it has to leave the set first |
 //! | 5 | our masks are relative to this copy | what the masks say |
@@ -55,7 +55,7 @@ pub struct Peer {
 pub enum Verdict {
     /// Row 1: another group.
     Unrelated,
-    /// Row 2: both wrote after the fork.
+    /// Row 2: both wrote, and neither's writes are the other's.
     Forked,
     /// Row 7: the peer knows a newer epoch, or our metadata is an old copy.
     Ahead,
@@ -83,7 +83,9 @@ pub fn compare(local: &Local, peer: &Peer) -> Verdict {
         data_epoch: peer.data_epoch,
     };
     let covered = local.covers == Some(covers);
-    let forked = peer.data_epoch.lineage() != local.epoch.lineage();
+    // A copy that served, or was in sync, and never by a commit of ours.
+    let stranger = peer.data_epoch != Epoch::ZERO && local.base_disk != Some(peer.disk);
+    let forked = peer.data_epoch.lineage() != local.epoch.lineage() || stranger;
     if peer.data_epoch > local.epoch {
         return Verdict::Ahead;
     }
@@ -243,7 +245,7 @@ mod tests {
                     ..peer()
                 }
             ),
-            Verdict::Full
+            Verdict::Forked
         );
         assert_eq!(
             compare(

@@ -153,7 +153,8 @@ impl Engine {
         let text = match verdict {
             Verdict::Unrelated => "it belongs to another group".to_owned(),
             Verdict::Forked => format!(
-                "both boxes wrote since they parted (its epoch {}): choose the copy to keep",
+                "both boxes wrote, each without the other (its epoch {}); nothing is overwritten: \
+                 keep the copy you need and empty the pool of the other box",
                 state.data_epoch
             ),
             Verdict::Ahead

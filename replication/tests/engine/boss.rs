@@ -111,7 +111,7 @@ impl World {
         self.boss.primary == Some((who, life)) && self.boxes[who].life == life && self.is_up(who)
     }
 
-    fn authority(&self, who: usize) -> Authority {
+    pub(crate) fn authority(&self, who: usize) -> Authority {
         let boss = &self.boss;
         let set = |in_sync: [bool; 2]| {
             let nodes: Vec<NodeId> = BOXES

@@ -277,6 +277,42 @@ fn r7_a_new_primary_whose_peer_does_not_come_loses_it() {
 }
 
 #[test]
+fn r6_words_said_before_the_loss_end_no_readmission() {
+    let mut world = World::founded(31, false);
+    world.start(1, true);
+    let asked = |event: &Event| matches!(event, Event::Readmit { .. });
+    let before = world.authority(0);
+    world.until("a readmission", |w| w.saw(0, asked));
+    world.boxes[0].isolated = true; // the loss is not heard
+    world.kill(1, false);
+    world.until("the loss", |w| w.engine(0).status().role == Role::Frozen);
+    let held = world.ask(0, write(0, 1));
+    world.input(0, Input::Authority(before));
+    world.run_ms(50);
+    assert!(
+        !world.answers.contains_key(&held),
+        "the readmission may still be proposed, and the write is on one box"
+    );
+    world.boxes[0].isolated = false;
+    world.until("the answer", |w| w.answers.contains_key(&held));
+}
+
+#[test]
+fn r5_a_box_alone_answers_no_read_without_the_lease() {
+    let mut world = World::founded(32, false);
+    assert_eq!(world.do_now(0, write(0, 1)), Ok(Completed::Ok));
+    world.input(0, Input::Lease(Lease::None));
+    let held = world.ask(0, read(0));
+    world.run_ms(50);
+    assert!(
+        !world.answers.contains_key(&held),
+        "a readmission may be in doubt that is not heard of yet"
+    );
+    world.input(0, Input::Lease(Lease::Unlimited));
+    world.until("the answer", |w| w.answers.contains_key(&held));
+}
+
+#[test]
 fn r7_a_handover_back_at_once_finds_its_peer_first() {
     let mut world = World::paired(28);
     world.begin_handover();
