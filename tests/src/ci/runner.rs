@@ -111,6 +111,7 @@ fn run_step(step: &Step, plan: &Plan, log: &Path, begin: Begin) -> anyhow::Resul
         .current_dir(&plan.repository)
         .env("PATH", packages::search_path())
         .env("CARGO_TERM_COLOR", "never")
+        .env("TERM", "dumb")
         .env_remove(INJECT_VARIABLE)
         .stdin(Stdio::null())
         .stdout(output.try_clone().with_context(named)?)
