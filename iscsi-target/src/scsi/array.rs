@@ -250,7 +250,7 @@ impl Array {
 
     /// Unflushed writes to `unit` are gone: the next flush or forced write of each of
     /// `initiators` fails once with INTERNAL TARGET FAILURE, so that it knows (law D5). Once is
-    /// once for a nexus, and again on the next one if that status was never acknowledged.
+    /// once for a nexus, and again on another one as long as that status is not acknowledged.
     pub fn lose_cache<'a>(
         &mut self,
         unit: UnitId,
