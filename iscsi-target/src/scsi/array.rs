@@ -111,6 +111,8 @@ struct OpenNexus {
     host: HostId,
     view: Rc<View>,
     attentions: BTreeMap<UnitId, Attentions>,
+    /// Units of whose lost cache the news is under way, not known to have arrived.
+    telling: BTreeSet<UnitId>,
 }
 
 impl Array {
@@ -197,6 +199,7 @@ impl Array {
             host,
             view,
             attentions: BTreeMap::new(),
+            telling: BTreeSet::new(),
         };
         open.raise_everywhere(Attention::PowerOn);
         self.nexuses.insert(id, open);
@@ -246,7 +249,8 @@ impl Array {
     }
 
     /// Unflushed writes to `unit` are gone: the next flush or forced write of each of
-    /// `initiators` fails once with INTERNAL TARGET FAILURE, so that it knows (law D5).
+    /// `initiators` fails once with INTERNAL TARGET FAILURE, so that it knows (law D5). Once is
+    /// once for a nexus, and again on another one as long as that status is not acknowledged.
     pub fn lose_cache<'a>(
         &mut self,
         unit: UnitId,
@@ -258,19 +262,37 @@ impl Array {
         self.cache_losses.extend(owed);
     }
 
-    /// Who was told of a lost cache since this was last asked.
+    /// Who has heard of a lost cache since this was last asked.
     pub fn cache_losses_told(&mut self) -> Vec<(UnitId, String)> {
         std::mem::take(&mut self.cache_losses_told)
     }
 
-    /// Whether this command must carry the news of a lost cache; then it is told.
-    fn tell_cache_loss(&mut self, ask: &Ask) -> bool {
-        let owed = (ask.unit, self.nexuses[&ask.nexus].nexus.initiator.clone());
-        let owes = self.cache_losses.remove(&owed);
-        if owes {
+    /// Whether this command must carry the news of a lost cache.
+    fn owes_cache_loss(&self, ask: &Ask) -> bool {
+        if self.cache_losses.is_empty() {
+            return false;
+        }
+        let open = &self.nexuses[&ask.nexus];
+        let owed = (ask.unit, open.nexus.initiator.clone());
+        self.cache_losses.contains(&owed) && !open.telling.contains(&ask.unit)
+    }
+
+    /// The status with the news of a lost cache leaves on `nexus`.
+    pub(crate) fn telling_cache_loss(&mut self, nexus: NexusId, unit: UnitId) {
+        if let Some(open) = self.nexuses.get_mut(&nexus) {
+            open.telling.insert(unit);
+        }
+    }
+
+    /// The initiator acknowledged that status: it is owed nothing any more.
+    pub fn cache_loss_heard(&mut self, nexus: NexusId, unit: UnitId) {
+        let Some(open) = self.nexuses.get_mut(&nexus) else {
+            return;
+        };
+        let owed = (unit, open.nexus.initiator.clone());
+        if open.telling.remove(&unit) && self.cache_losses.remove(&owed) {
             self.cache_losses_told.push(owed);
         }
-        owes
     }
 
     /// Takes a command. `offered_bytes` is how much the initiator wants to send with it: the
@@ -477,9 +499,8 @@ impl Array {
             Err(Sense::LBA_RANGE) => Work::Confirm(self.check(ask.unit, Sense::LBA_RANGE)),
             Err(sense) => return Err(sense),
         };
-        if work.promises_stable() && self.tell_cache_loss(ask) {
-            let told = Work::Confirm(self.check(ask.unit, Sense::TARGET_FAILURE));
-            return Ok(self.execute(ask, Task::Blocks(told), 0));
+        if work.promises_stable() && self.owes_cache_loss(ask) {
+            return Ok(self.execute(ask, Task::Blocks(Work::TellCacheLoss), 0));
         }
         let data_out_bytes = work.data_out_bytes(&ask.geometry);
         if work.takes_all_or_nothing() && ask.offered_bytes as usize != data_out_bytes {

@@ -79,14 +79,24 @@ impl Execution {
         self.step(array, next)
     }
 
-    fn step(&self, array: &Array, next: Result<Next, Sense>) -> Step {
+    /// Whether its answer is the news of a lost cache (law D5).
+    pub(crate) fn tells_cache_loss(&self) -> bool {
+        matches!(self.task, Task::Blocks(Work::TellCacheLoss))
+    }
+
+    fn step(&self, array: &mut Array, next: Result<Next, Sense>) -> Step {
         match next {
             Ok(Next::Ask(request)) => Step::Io {
                 backend: Rc::clone(&self.backend),
                 request,
             },
             Ok(Next::Answer(reply)) => Step::Done(reply),
-            Err(sense) => Step::Done(array.check(self.unit, sense)),
+            Err(sense) => {
+                if self.tells_cache_loss() {
+                    array.telling_cache_loss(self.nexus, self.unit);
+                }
+                Step::Done(array.check(self.unit, sense))
+            }
         }
     }
 }

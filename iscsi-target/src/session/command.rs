@@ -77,6 +77,14 @@ impl Task {
         Tag(u64::from(self.generation) << 32 | u64::from(itt.0))
     }
 
+    /// The unit whose lost cache its answer is about.
+    pub(super) fn told_unit(&self) -> Option<UnitId> {
+        let Work::Run(execution) = &self.work else {
+            return None;
+        };
+        execution.tells_cache_loss().then(|| execution.unit())
+    }
+
     pub(super) fn is_read(&self) -> bool {
         self.flags & READ != 0
     }

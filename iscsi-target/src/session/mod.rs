@@ -27,7 +27,7 @@ use crate::pdu::outbox::Outbox;
 use crate::pdu::reject::{Reason, Reject};
 use crate::pdu::{BHS_LEN_BYTES, Bhs, FINAL, IMMEDIATE, Len24, opcode};
 use crate::registry::{ConnectionId, SessionKey, SessionKind};
-use crate::scsi::{Array, NexusId};
+use crate::scsi::{Array, NexusId, UnitId};
 use crate::types::{Itt, Serial, Ttt};
 use crate::window::{Turn, Window};
 
@@ -56,6 +56,8 @@ pub(crate) struct Session {
     nexus: Option<NexusId>,
     window: Window,
     stat_sn: Serial,
+    /// Statuses with news of a lost cache that the initiator has not acknowledged (law D5).
+    news: VecDeque<(Serial, UnitId)>,
     ttt: Ttt,
     generation: u32,
     tasks: BTreeMap<Itt, Task>,
@@ -130,6 +132,7 @@ impl Session {
             nexus,
             window: Window::new(cmd_sn),
             stat_sn,
+            news: VecDeque::new(),
             ttt: Ttt(0),
             generation: 0,
             tasks: BTreeMap::new(),
@@ -146,6 +149,7 @@ impl Session {
 
     /// Looks at a header: what is to become of the PDU, and where its data belong.
     pub(crate) fn header(&mut self, bhs: &Bhs, array: &mut Array, queued: usize) -> BytesMut {
+        self.acknowledge(exp_stat_sn(bhs), array);
         let operation = bhs.operation();
         let in_order = matches!(
             operation,
@@ -169,6 +173,16 @@ impl Session {
             opcode::COMMAND => self.command_header(&bhs.cast(), array, queued),
             opcode::DATA_OUT => self.data_header(&bhs.cast()),
             _ => self.expect(Incoming::Plain),
+        }
+    }
+
+    /// The initiator has received every status before `next` (RFC 7143 §4.2.2.2).
+    fn acknowledge(&mut self, next: Serial, array: &mut Array) {
+        while let (Some((stat_sn, unit)), Some(nexus)) = (self.news.front(), self.nexus)
+            && stat_sn.before(next)
+        {
+            array.cache_loss_heard(nexus, *unit);
+            self.news.pop_front();
         }
     }
 
@@ -336,4 +350,9 @@ impl Session {
 /// CmdSN, which has the same place in every request that has one.
 fn cmd_sn(bhs: &Bhs) -> Serial {
     Serial(bhs.cast::<crate::pdu::nop::NopOut>().cmd_sn.get())
+}
+
+/// ExpStatSN, which has the same place in every request.
+fn exp_stat_sn(bhs: &Bhs) -> Serial {
+    Serial(bhs.cast::<crate::pdu::nop::NopOut>().exp_stat_sn.get())
 }

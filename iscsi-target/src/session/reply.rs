@@ -82,6 +82,9 @@ impl Session {
             segment.extend_from_slice(&sense);
             segment.freeze()
         });
+        let stat_sn = self.take_stat_sn();
+        self.news
+            .extend(task.told_unit().map(|unit| (stat_sn, unit)));
         let response = Response {
             opcode: opcode::RESPONSE,
             flags: FINAL | residual.flag,
@@ -92,7 +95,7 @@ impl Session {
             reserved: [0; 8],
             itt: itt.0.into(),
             snack_tag: 0.into(),
-            stat_sn: self.take_stat_sn().0.into(),
+            stat_sn: stat_sn.0.into(),
             exp_cmd_sn: self.window.expected().0.into(),
             max_cmd_sn: self.window.max().0.into(),
             exp_data_sn: (count + task.transfer.r2t_count()).into(),

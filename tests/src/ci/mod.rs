@@ -5,6 +5,7 @@
 //! stage that ran nothing has failed, and on a build server (`CI=true`) so has a skipped one.
 
 pub mod counts;
+pub mod failures;
 pub mod packages;
 pub mod runner;
 pub mod stage;

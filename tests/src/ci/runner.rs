@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use super::counts::{Counts, End, judge};
+use super::counts::{Counts, End, Expect, judge};
+use super::failures::failures;
 use super::packages;
 use super::stage::{Stage, Step};
 use super::{INJECT_VARIABLE, Plan};
@@ -24,7 +25,8 @@ pub struct Report {
     pub counts: Counts,
 }
 
-/// Runs one stage, prints how it went and, if a step failed, the end of the log.
+/// Runs one stage, prints how it went and, if a step failed, which tests did and the end of
+/// the log.
 pub fn run_stage(stage: &Stage, plan: &Plan) -> Report {
     println!("==> {}", stage.name);
     // the line is to be seen before a long silence
@@ -65,6 +67,9 @@ fn run_steps(stage: &Stage, plan: &Plan) -> Counts {
                         shown(step),
                         log.display()
                     );
+                    if step.expect == Expect::RustTests {
+                        println!("{}", quoted(failures(&output)));
+                    }
                     println!("{}", tail(&output));
                 }
             }
@@ -106,6 +111,7 @@ fn run_step(step: &Step, plan: &Plan, log: &Path, begin: Begin) -> anyhow::Resul
         .current_dir(&plan.repository)
         .env("PATH", packages::search_path())
         .env("CARGO_TERM_COLOR", "never")
+        .env("TERM", "dumb")
         .env_remove(INJECT_VARIABLE)
         .stdin(Stdio::null())
         .stdout(output.try_clone().with_context(named)?)
@@ -145,12 +151,12 @@ fn shown(step: &Step) -> String {
 
 fn tail(output: &str) -> String {
     let lines: Vec<&str> = output.lines().collect();
-    let shown = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-    shown
-        .iter()
-        .map(|line| format!("    | {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    quoted(&lines[lines.len().saturating_sub(TAIL_LINES)..])
+}
+
+fn quoted(lines: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    let lines = lines.into_iter().map(|line| format!("    | {line}"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[expect(
@@ -166,7 +172,6 @@ const TAIL_LINES: usize = 40;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ci::counts::Expect;
     use crate::ci::stage::Tier;
 
     fn plan(name: &str) -> Plan {

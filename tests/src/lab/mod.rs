@@ -454,6 +454,9 @@ impl Drop for Lab {
                     self.status(place).map(|s| s.0.to_string())
                 );
                 process::show(&self.folder(place).join("log"));
+                if let Some(process) = self.processes.get(&place) {
+                    process.show_threads();
+                }
             }
         }
         self.processes.clear();

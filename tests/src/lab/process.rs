@@ -85,6 +85,18 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Prints what each of its threads waits for, as the kernel says: which one hangs, and where.
+    pub fn show_threads(&self) {
+        let folder = format!("/proc/{}/task", self.pid());
+        for thread in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let said = ["comm", "wchan", "syscall", "stack"].map(|name| {
+                let text = std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+                text.split_whitespace().collect::<Vec<_>>().join(" ")
+            });
+            eprintln!("thread {}", said.join(" | "));
+        }
+    }
+
     /// Prints the end of its log.
     pub fn show_log(&self) {
         show(&self.log);

@@ -601,3 +601,28 @@ fn after_a_loss_of_role_nothing_is_said() {
     assert!(table.feed(Input::Sent(0)).is_empty());
     assert!(table.command((6, NEXT + 1), [0; 16], 0, 0).is_empty());
 }
+
+/// Law D5: the news of a lost cache is told when ExpStatSN says so, not when it is sent.
+#[test]
+fn a_lost_cache_is_told_when_its_status_is_acknowledged() {
+    let mut table = Table::logged_in();
+    let initiator = "iqn.2026-01.test:one".to_owned();
+    table.array.lose_cache(UnitId(1), [&initiator]);
+    let flush = |cmd_sn: u32, exp_stat_sn: u32| Command {
+        exp_stat_sn: exp_stat_sn.into(),
+        ..command(cmd_sn, cmd_sn, SYNCHRONIZE, 0)
+    };
+    let reply = table.send(&flush(NEXT, 3), &[]);
+    let response: Response = reply[0].bhs.cast();
+    assert_eq!((response.status, response.stat_sn.get()), (2, 3));
+    assert_eq!(reply[0].data[4], 0x04, "sense key");
+    let status = |replies: &[Reply]| replies[0].bhs.cast::<Response>().status;
+    // sent before the status above had come in
+    assert_eq!(status(&table.send(&flush(NEXT + 1, 3), &[])), 0);
+    assert!(table.array.cache_losses_told().is_empty());
+    assert_eq!(status(&table.send(&flush(NEXT + 2, 4), &[])), 0);
+    assert_eq!(table.array.cache_losses_told(), [(UnitId(1), initiator)]);
+}
+
+/// SYNCHRONIZE CACHE (10) of everything.
+const SYNCHRONIZE: [u8; 16] = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

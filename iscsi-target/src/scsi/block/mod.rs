@@ -23,6 +23,8 @@ use transfer::{Reading, Writing};
 pub(crate) enum Work {
     /// An answer that is true only while this box may answer (law R5).
     Confirm(Reply),
+    /// The news that unflushed writes are gone, in place of the command's own work (law D5).
+    TellCacheLoss,
     Read(Span),
     Write {
         span: Span,
@@ -86,6 +88,7 @@ impl Work {
             | Self::WriteSame { fua, .. } => *fua == Fua::Yes,
             Self::Synchronize | Self::WriteAndVerify { .. } => true,
             Self::Confirm(_)
+            | Self::TellCacheLoss
             | Self::Read(_)
             | Self::Verify { .. }
             | Self::Unmap { .. }
@@ -121,6 +124,7 @@ impl Work {
             } => block_bytes,
             Self::Unmap { list_bytes } => *list_bytes,
             Self::Confirm(_)
+            | Self::TellCacheLoss
             | Self::Read(_)
             | Self::Verify { .. }
             | Self::WriteSame { .. }
@@ -155,7 +159,7 @@ impl Work {
     /// ```
     pub(crate) fn begin(&mut self, data: Bytes, geometry: &Geometry) -> Result<Next, Sense> {
         let (next, state) = match self {
-            Self::Confirm(_) => return Ok(Next::Ask(Request::Confirm)),
+            Self::Confirm(_) | Self::TellCacheLoss => return Ok(Next::Ask(Request::Confirm)),
             Self::Synchronize => return Ok(Next::Ask(Request::Flush)),
             Self::Scan(scanning) => return Ok(scanning.next()),
             Self::CompareAndWrite { span, fua } => return compare_and_write(*span, *fua, &data),
@@ -216,6 +220,7 @@ impl Work {
             (Self::Confirm(reply), Done::Ok) => {
                 Ok(Next::Answer(std::mem::replace(reply, Reply::good())))
             }
+            (Self::TellCacheLoss, Done::Ok) => Err(Sense::TARGET_FAILURE),
             (Self::CompareAndWrite { .. }, Done::Miscompare { offset_bytes }) => {
                 Err(Sense::miscompare(offset_bytes))
             }
@@ -241,6 +246,7 @@ impl Work {
         match self {
             Self::Comparing(comparing) if comparing.is_writing() => Doing::Writing,
             Self::Confirm(_)
+            | Self::TellCacheLoss
             | Self::Read(_)
             | Self::Verify { .. }
             | Self::Scan(_)

@@ -435,10 +435,34 @@ fn a_lost_cache_fails_the_next_flush_of_each_initiator_once() {
     assert_eq!(bench.sense(&forced, &[7; 512]), [4, 0x44, 0]);
     bench.data(&forced, &[7; 512]);
     bench.data(&flush, &[]);
+    assert!(
+        bench.array.cache_losses_told().is_empty(),
+        "it may be lost on its way"
+    );
+    bench.array.cache_loss_heard(bench.nexus, DISK);
     assert_eq!(bench.array.cache_losses_told(), [(DISK, FIRST.to_owned())]);
     assert_eq!(bench.sense_of(second, 0, &flush), [4, 0x44, 0]);
     assert!(bench.is_good(second, &flush));
+    bench.array.cache_loss_heard(second, DISK);
     assert_eq!(bench.array.cache_losses_told(), [(DISK, SECOND.to_owned())]);
+    assert!(bench.is_good(bench.nexus, &flush));
+}
+
+/// Law D5: a status that nobody acknowledged has told nobody.
+#[test]
+fn a_lost_cache_is_told_again_on_the_next_nexus() {
+    let mut bench = Bench::new();
+    let flush = [0x35];
+    bench.array.lose_cache(DISK, &[FIRST.to_owned()]);
+    assert_eq!(bench.sense(&flush, &[]), [4, 0x44, 0]);
+    bench.array.close(bench.nexus);
+    bench.array.cache_loss_heard(bench.nexus, DISK);
+    bench.nexus = bench.log_in(FIRST);
+    assert_eq!(bench.sense(&flush, &[]), [4, 0x44, 0]);
+    bench.array.cache_loss_heard(bench.nexus, DISK);
+    bench.array.close(bench.nexus);
+    bench.nexus = bench.log_in(FIRST);
+    bench.data(&flush, &[]);
 }
 
 /// Law R5: also that an address is out of range depends on replicated state.
