@@ -120,6 +120,33 @@ fn x70_z07_z08_x87_addresses_move_with_the_role_in_order() {
     }
 }
 
+/// Z08: an address that this box cannot serve keeps no other down, is told, and is served as soon
+/// as it can be.
+#[test]
+fn z08_a_box_without_one_fabric_serves_on_the_other() {
+    let mut scene = Scene::start("fabric-missing", Disk::Files);
+    let net = Net::FABRICS[1];
+    let own = format!("{}/24", net.address(Place::San2));
+    let at = |verb| ["address", verb, own.as_str(), "dev", net.interface()];
+    scene.lab.network().ip(Place::San2, &at("del"));
+    scene.measure();
+    scene.lab.kill(Place::San1);
+    scene.goes_on();
+    scene.pause_at_most(3000);
+    let served = |status: &Status| status.addresses_here();
+    let san2 = Place::San2;
+    scene
+        .lab
+        .until(san2, "it serves on one fabric", |s| served(s) == 1);
+    scene.lab.network().ip(san2, &at("add"));
+    scene
+        .lab
+        .until(san2, "it serves on both", |s| served(s) == 2);
+    scene.lab.start(Place::San1);
+    scene.lab.protected(san2);
+    scene.finish();
+}
+
 fn held(lab: &mut Lab, place: Place) -> [bool; 2] {
     Net::FABRICS.map(|net| lab.network().has_service_address(place, net))
 }
