@@ -62,7 +62,12 @@ impl Identity {
 /// If the system gives no randomness.
 pub(crate) fn random() -> Result<u128, String> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| format!("no randomness: {error}"))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        format!(
+            "the system gives no random numbers: {error}; twinsan needs the system call getrandom: \
+             see that no seccomp filter forbids it"
+        )
+    })?;
     Ok(u128::from_le_bytes(bytes))
 }
 

@@ -25,10 +25,11 @@ use tokio::task::AbortHandle;
 
 use crate::api::types::Refusal;
 use crate::config::Cluster;
-use crate::config::cluster::{Address, Edit, Network, Volume as VolumeConfig};
+use crate::config::address::Cidr;
+use crate::config::cluster::{Address, Edit, Volume as VolumeConfig};
 use crate::events::EventLog;
 use crate::masking::Masking;
-use crate::network::{self, Addresses};
+use crate::network::{self, Addresses, LIFETIME_SECONDS};
 use crate::system::{Replicated, SystemVolume, awaited};
 use crate::volume::Volume;
 
@@ -69,8 +70,8 @@ struct Inner {
     /// Raised when the addresses are given up: what was being raised before is not finished.
     reign: Cell<u64>,
     /// Addresses without a portal that are still to be taken away.
-    leaving: RefCell<BTreeSet<Network>>,
-    held: RefCell<BTreeMap<Network, Held>>,
+    leaving: RefCell<BTreeSet<Cidr>>,
+    held: RefCell<BTreeMap<Cidr, Held>>,
 }
 
 /// An address this box serves.
@@ -158,7 +159,7 @@ impl Services {
 
     /// Addresses served here now.
     #[must_use]
-    pub(crate) fn held(&self) -> Vec<Network> {
+    pub(crate) fn held(&self) -> Vec<Cidr> {
         self.inner.held.borrow().keys().copied().collect()
     }
 
@@ -196,9 +197,9 @@ impl Services {
             Resource::Addresses => {
                 self.inner.reign.set(self.inner.reign.get() + 1);
                 let held = std::mem::take(&mut *self.inner.held.borrow_mut());
-                for (network, held) in held {
+                for (cidr, held) in held {
                     self.inner.target().close_portal(held.tag);
-                    self.inner.leaving.borrow_mut().insert(network);
+                    self.inner.leaving.borrow_mut().insert(cidr);
                 }
                 let services = self.clone();
                 tokio::task::spawn_local(async move {
@@ -214,8 +215,8 @@ impl Services {
     /// Takes away every address whose portal was closed.
     pub(crate) async fn leave(&self) {
         let leaving = std::mem::take(&mut *self.inner.leaving.borrow_mut());
-        for network in leaving {
-            self.inner.release(network).await;
+        for cidr in leaving {
+            self.inner.release(cidr).await;
         }
     }
 
@@ -227,17 +228,17 @@ impl Services {
     /// Renews the kernel lifetime of every address; called while the lease holds. A failure is
     /// told when it begins, not each time.
     pub(crate) async fn renew(&self) {
-        for network in self.held() {
-            let renewed = self.inner.addresses.hold(network).await;
+        for cidr in self.held() {
+            let renewed = self.inner.addresses.hold(cidr).await;
             let mut held = self.inner.held.borrow_mut();
-            let Some(held) = held.get_mut(&network) else {
+            let Some(held) = held.get_mut(&cidr) else {
                 continue;
             };
             let failed_before = std::mem::replace(&mut held.renewal_failed, renewed.is_err());
             if let (Err(error), false) = (renewed, failed_before) {
                 self.inner.events.add(format!(
-                    "service address {network} cannot be renewed: {error}; initiators lose this \
-                     path in 2 s"
+                    "service address {cidr} cannot be renewed: {error}; initiators lose this \
+                     path in {LIFETIME_SECONDS} s"
                 ));
             }
         }
@@ -260,7 +261,9 @@ impl Inner {
         if stored.is_none() && volumes > 1 {
             return Err(format!(
                 "the system volume holds no configuration, but there are {} volumes: it is \
-                 damaged; nothing is served and nothing was changed",
+                 damaged; nothing is served and nothing was changed; stop twinsan on this box so \
+                 that the other one takes over with its copy; if that says the same, keep both \
+                 pools: the data of the volumes is not touched",
                 volumes - 1
             ));
         }
@@ -297,7 +300,7 @@ impl Inner {
             .collect();
         let config = ArrayConfig {
             hosts: masking.hosts,
-            groups: Vec::new(),
+            groups: masking.groups,
             maps: masking.maps,
             units,
         };
@@ -307,7 +310,7 @@ impl Inner {
         let target = self.target();
         target.apply(config).map_err(|error| error.to_string())?;
         let portals = cluster.addresses.iter().map(|address| Portal {
-            address: SocketAddr::new(address.ip, self.port),
+            address: SocketAddr::new(address.cidr.ip(), self.port),
             tag: PortalTag(address.tag),
         });
         target.portals_announced(portals.collect());
@@ -447,11 +450,8 @@ impl Inner {
                     .await
                     .map(|_| ())
             }
-            Edit::AddAddress(network) => {
-                let added = after
-                    .addresses
-                    .iter()
-                    .find(|address| address.ip == network.ip);
+            Edit::AddAddress(cidr) => {
+                let added = after.addresses.iter().find(|address| address.cidr == *cidr);
                 self.raise(added.ok_or("the new address is gone again")?)
                     .await
             }
@@ -460,12 +460,12 @@ impl Inner {
                     .held
                     .borrow()
                     .keys()
-                    .find(|network| network.ip == *ip)
+                    .find(|cidr| cidr.ip() == *ip)
                     .copied();
-                let Some(network) = held else { return Ok(()) };
-                let held = self.held.borrow_mut().remove(&network);
+                let Some(cidr) = held else { return Ok(()) };
+                let held = self.held.borrow_mut().remove(&cidr);
                 if let Some(held) = held {
-                    self.lower(network, held).await;
+                    self.lower(cidr, held).await;
                 }
                 Ok(())
             }
@@ -473,6 +473,10 @@ impl Inner {
             | Edit::AddVolume { .. }
             | Edit::AddHost(_)
             | Edit::RemoveHost(_)
+            | Edit::AddGroup(_)
+            | Edit::RemoveGroup(_)
+            | Edit::Join(_)
+            | Edit::Leave(_)
             | Edit::Map(_)
             | Edit::Unmap { .. } => Ok(()),
         }
@@ -480,22 +484,19 @@ impl Inner {
 
     /// Adds the address, listens on it, says on the segment that it is here.
     async fn raise(&self, address: &Address) -> Result<(), String> {
-        let network = Network {
-            ip: address.ip,
-            prefix: address.prefix,
-        };
-        if self.held.borrow().contains_key(&network) {
+        let cidr = address.cidr;
+        if self.held.borrow().contains_key(&cidr) {
             return Ok(());
         }
         let reign = self.reign.get();
-        self.leaving.borrow_mut().remove(&network);
+        self.leaving.borrow_mut().remove(&cidr);
         self.addresses
-            .hold(network)
+            .hold(cidr)
             .await
             .map_err(|error| error.to_string())?;
-        let listener = self.bind(SocketAddr::new(address.ip, self.port)).await;
+        let listener = self.bind(SocketAddr::new(cidr.ip(), self.port)).await;
         if reign != self.reign.get() {
-            let _ = self.addresses.release(network).await; // its lifetime ends it in any case
+            let _ = self.addresses.release(cidr).await; // its lifetime ends it in any case
             return Err("the addresses were given up meanwhile".to_owned());
         }
         let listener = listener?;
@@ -503,13 +504,13 @@ impl Inner {
         let events = Arc::clone(&self.events);
         let serving = tokio::task::spawn_local(async move {
             if let Err(error) = target.serve(listener, tag).await {
-                events.add(format!("{network} takes no logins any more: {error}"));
+                events.add(format!("{cidr} takes no logins any more: {error}"));
             }
         });
-        let announcing = tokio::task::spawn_local(announce(network));
+        let announcing = tokio::task::spawn_local(announce(cidr));
         let tasks = vec![serving.abort_handle(), announcing.abort_handle()];
         self.held.borrow_mut().insert(
-            network,
+            cidr,
             Held {
                 tag,
                 renewal_failed: false,
@@ -519,16 +520,16 @@ impl Inner {
         Ok(())
     }
 
-    async fn lower(&self, network: Network, held: Held) {
+    async fn lower(&self, cidr: Cidr, held: Held) {
         self.target().close_portal(held.tag);
         drop(held);
-        self.release(network).await;
+        self.release(cidr).await;
     }
 
-    async fn release(&self, network: Network) {
-        if let Err(error) = self.addresses.release(network).await {
+    async fn release(&self, cidr: Cidr) {
+        if let Err(error) = self.addresses.release(cidr).await {
             self.events
-                .add(format!("{network} could not be given up: {error}"));
+                .add(format!("{cidr} could not be given up: {error}"));
         }
     }
 
@@ -560,11 +561,11 @@ fn target_named(name: &str) -> Target {
     })
 }
 
-async fn announce(network: Network) {
+async fn announce(cidr: Cidr) {
     for _ in 0..ANNOUNCEMENTS {
-        let told = tokio::task::spawn_blocking(move || network::announce(network)).await;
+        let told = tokio::task::spawn_blocking(move || network::announce(cidr)).await;
         if let Ok(Err(error)) = told {
-            tracing::warn!("{network} cannot be announced: {error}");
+            tracing::warn!("{cidr} cannot be announced: {error}");
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
@@ -578,12 +579,13 @@ fn describe(edit: &Edit) -> String {
         Edit::RemoveVolume(name) => format!("volume {name} deleted"),
         Edit::AddHost(host) => format!("host {} added", host.name),
         Edit::RemoveHost(name) => format!("host {name} removed"),
-        Edit::Map(map) => format!(
-            "volume {} is LUN {} of host {}",
-            map.volume, map.lun, map.host
-        ),
-        Edit::Unmap { host, lun } => format!("LUN {lun} of host {host} unmapped"),
-        Edit::AddAddress(network) => format!("service address {network} added"),
+        Edit::AddGroup(name) => format!("group {name} made"),
+        Edit::RemoveGroup(name) => format!("group {name} deleted"),
+        Edit::Join(it) => format!("host {} joined group {}", it.host, it.group),
+        Edit::Leave(it) => format!("host {} left group {}", it.host, it.group),
+        Edit::Map(map) => format!("volume {} is LUN {} of {}", map.volume, map.lun, map.to),
+        Edit::Unmap { from, lun } => format!("LUN {lun} of {from} unmapped"),
+        Edit::AddAddress(cidr) => format!("service address {cidr} added"),
         Edit::RemoveAddress(ip) => format!("service address {ip} removed"),
     }
 }
