@@ -345,10 +345,11 @@ mod tests {
             let words = ["twinsan", "lun", "map"]
                 .into_iter()
                 .chain(words.split(' '));
-            match Cli::parse_from(words).verb {
-                Verb::Client(ClientVerb::Lun(LunVerb::Map { to, .. })) => to.viewer(),
-                other => panic!("{other:?}"),
-            }
+            let verb = Cli::parse_from(words).verb;
+            let Verb::Client(ClientVerb::Lun(LunVerb::Map { to, .. })) = verb else {
+                panic!("{verb:?}");
+            };
+            to.viewer()
         };
         assert_eq!(to("x 0 v"), Viewer::Host("x".to_owned()));
         assert_eq!(to("x 0 v --group"), Viewer::Group("x".to_owned()));

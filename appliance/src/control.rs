@@ -311,16 +311,14 @@ impl Acting {
         };
         let result = result
             .map(|()| format!("done: {} is primary now", self.config.peer))
-            .map_err(|why| Refusal::safety(self.named(&why)));
+            .map_err(|why| Refusal::safety(self.identity.named(&self.config, &why)));
         drop(waiting.send(result));
     }
 
     fn tell(&self, event: &ha::Event) {
-        self.events.add(self.named(&event.to_string()));
-    }
-
-    /// The authority speaks of node ids; people know names.
-    fn named(&self, text: &str) -> String {
-        self.identity.named(&self.config, text)
+        if matches!(event, ha::Event::PeerHeard) {
+            self.order(Order::Announce);
+        }
+        self.events.add(self.identity.told(&self.config, event));
     }
 }

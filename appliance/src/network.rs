@@ -23,6 +23,9 @@ pub(crate) enum NetworkError {
         "no interface of this box has an address in {0}; give one to the right interface first"
     )]
     NoInterface(Cidr),
+    /// An interface has it, and not from us.
+    #[error("this box has {0} on {1} already; choose an address that no machine has")]
+    Taken(IpAddr, String),
     /// Not allowed.
     #[error("this box may not change addresses: {0}; run twinsan as root or with CAP_NET_ADMIN")]
     Refused(String),
@@ -129,6 +132,25 @@ impl Addresses {
     }
 }
 
+/// Whether `cidr.ip()` could be held here. Everything fits on loopback. Blocks.
+///
+/// # Errors
+/// [`NetworkError`].
+pub(crate) fn check(cidr: Cidr) -> Result<(), NetworkError> {
+    if cidr.ip().is_loopback() {
+        return Ok(());
+    }
+    let all = nix::ifaddrs::getifaddrs().map_err(|_| NetworkError::NoInterface(cidr))?;
+    let taken = all
+        .filter(|entry| entry.address.as_ref().and_then(ip_of) == Some(cidr.ip()))
+        .map(|entry| entry.interface_name)
+        .next();
+    match taken {
+        Some(name) => Err(NetworkError::Taken(cidr.ip(), name)),
+        None => interface_of(cidr).map(|_| ()),
+    }
+}
+
 /// Says on the segment that `cidr.ip()` is here now (law T5). Nothing to do on loopback. Blocks
 /// while it looks the interface up.
 ///
@@ -173,8 +195,11 @@ fn interface_of(cidr: Cidr) -> Result<Interface, NetworkError> {
     let name = all
         .iter()
         .filter(|entry| {
-            let ip = entry.address.as_ref().and_then(ip_of);
-            ip.is_some_and(|ip| ip != cidr.ip() && cidr.is_near(ip))
+            entry
+                .address
+                .as_ref()
+                .and_then(ip_of)
+                .is_some_and(|ip| ip != cidr.ip() && cidr.is_near(ip))
         })
         .map(|entry| entry.interface_name.clone())
         .next()

@@ -1,5 +1,6 @@
 //! `node.toml`: what belongs to one box and is never replicated.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -161,12 +162,27 @@ pub struct WitnessGroup {
 }
 
 impl NodeConfig {
+    /// The addresses that the two boxes and the witness have for themselves.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let links = self.links.iter().flat_map(|link| [link.address, link.peer]);
+        links.chain([self.witness]).collect()
+    }
+
     /// Reads and checks a file; relative paths in it are relative to its folder.
     ///
     /// # Errors
     /// [`ConfigError`], naming file, line and what to write instead.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let file: NodeFile = load::file(path)?;
+        Self::of_text(path, &load::read(path)?)
+    }
+
+    /// What `text`, which came from `path`, says.
+    ///
+    /// # Errors
+    /// [`ConfigError`], as for a file.
+    pub fn of_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: NodeFile = load::text_of(path, text)?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         Self::parse(file, folder).map_err(|message| ConfigError::Values {
             path: path.to_owned(),
@@ -312,9 +328,8 @@ path = "pool"
 "#;
 
     fn parse(text: &str) -> Result<NodeConfig, String> {
-        let file =
-            load::text_of(Path::new("node.toml"), text).map_err(|error| error.to_string())?;
-        NodeConfig::parse(file, Path::new("/etc/twinsan"))
+        let path = Path::new("/etc/twinsan/node.toml");
+        NodeConfig::of_text(path, text).map_err(|error| error.to_string())
     }
 
     #[test]
