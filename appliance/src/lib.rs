@@ -1,8 +1,8 @@
 //! The twinsan program: the composition root of target, mirror and authority.
 //!
-//! The pure part ([`wiring`], [`config`], [`masking`], [`state`], [`size`]) builds without any feature; the
-//! simulator runs the same code. Everything that touches sockets, threads or processes is behind
-//! the feature `shell`.
+//! The pure part ([`wiring`], [`config`], [`masking`], [`state`], [`size`]) builds without any
+//! feature; the simulator runs the same wiring. Everything that touches sockets, threads or
+//! processes is behind the feature `shell`.
 
 pub mod config;
 pub mod masking;
