@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::cluster::Network;
+use crate::config::address::{Cidr, Network};
+use crate::config::cluster::Viewer;
 
 /// Two servers and a switch: one mirrored iSCSI array.
 #[derive(Debug, Parser)]
@@ -41,6 +42,14 @@ pub enum Verb {
     Run(RunArgs),
     /// Runs a witness: the third vote of one or more pairs.
     Witness(WitnessArgs),
+    /// Asks a running box.
+    #[command(flatten)]
+    Client(ClientVerb),
+}
+
+/// What a running box is asked for.
+#[derive(Debug, Subcommand)]
+pub enum ClientVerb {
     /// Says how the pair is, why, and what to do next.
     Status {
         /// Again and again, every second or as often as said.
@@ -59,7 +68,10 @@ pub enum Verb {
     /// Hosts: who may log in.
     #[command(subcommand)]
     Host(HostVerb),
-    /// LUN maps: which host sees which volume.
+    /// Groups of hosts that see the same volumes.
+    #[command(subcommand)]
+    Group(GroupVerb),
+    /// LUN maps: who sees which volume.
     #[command(subcommand)]
     Lun(LunVerb),
     /// Service addresses: they move with the primary role.
@@ -167,33 +179,7 @@ pub enum VolumeVerb {
 #[derive(Debug, Subcommand)]
 pub enum HostVerb {
     /// Lets a host log in.
-    Add {
-        /// Its name; `any` matches initiators that no other host names.
-        name: String,
-        /// Its iSCSI name; several are possible.
-        #[arg(long, value_name = "NAME")]
-        iqn: Vec<String>,
-        /// Network it comes from; several are possible.
-        #[arg(long, value_name = "CIDR")]
-        network: Vec<Network>,
-        /// CHAP user name it gives.
-        #[arg(long, value_name = "USER", requires = "chap_secret_file")]
-        chap_user: Option<String>,
-        /// File with the CHAP secret.
-        #[arg(long, value_name = "FILE", requires = "chap_user")]
-        chap_secret_file: Option<PathBuf>,
-        /// CHAP user name the target gives (mutual CHAP).
-        #[arg(long, value_name = "USER", requires = "mutual_secret_file")]
-        mutual_user: Option<String>,
-        /// File with the target's CHAP secret.
-        #[arg(
-            long,
-            value_name = "FILE",
-            requires = "mutual_user",
-            requires = "chap_user"
-        )]
-        mutual_secret_file: Option<PathBuf>,
-    },
+    Add(HostArgs),
     /// Lists the hosts.
     List,
     /// Shuts a host out and forgets its maps.
@@ -203,14 +189,76 @@ pub enum HostVerb {
     },
 }
 
+/// One host.
+#[derive(Args, Debug)]
+pub struct HostArgs {
+    /// Its name; `any` matches initiators that no other host names.
+    pub name: String,
+    /// Its iSCSI name; several are possible.
+    #[arg(long, value_name = "NAME")]
+    pub iqn: Vec<String>,
+    /// Network it comes from; several are possible.
+    #[arg(long, value_name = "CIDR")]
+    pub network: Vec<Network>,
+    /// CHAP user name it gives.
+    #[arg(long, value_name = "USER", requires = "chap_secret_file")]
+    pub chap_user: Option<String>,
+    /// File with the CHAP secret.
+    #[arg(long, value_name = "FILE", requires = "chap_user")]
+    pub chap_secret_file: Option<PathBuf>,
+    /// CHAP user name the target gives (mutual CHAP).
+    #[arg(long, value_name = "USER", requires = "mutual_secret_file")]
+    pub mutual_user: Option<String>,
+    /// File with the target's CHAP secret.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "mutual_user",
+        requires = "chap_user"
+    )]
+    pub mutual_secret_file: Option<PathBuf>,
+}
+
+/// Groups of hosts.
+#[derive(Debug, Subcommand)]
+pub enum GroupVerb {
+    /// Makes a group without hosts.
+    Create {
+        /// Its name; no host may have it.
+        name: String,
+    },
+    /// Puts a host into a group: it sees what the group sees.
+    Add {
+        /// The group.
+        group: String,
+        /// The host.
+        host: String,
+    },
+    /// Takes a host out of a group.
+    Remove {
+        /// The group.
+        group: String,
+        /// The host.
+        host: String,
+    },
+    /// Lists the groups.
+    List,
+    /// Deletes a group that has no LUN maps.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
 /// LUN maps.
 #[derive(Debug, Subcommand)]
 pub enum LunVerb {
-    /// Shows a volume to a host.
+    /// Shows a volume to a host or a group.
     Map {
-        /// The host.
-        host: String,
-        /// The number the host sees, 0 to 255.
+        /// Who sees it.
+        #[command(flatten)]
+        to: ViewerArgs,
+        /// The number they see, 0 to 255.
         lun: u16,
         /// The volume.
         volume: String,
@@ -220,13 +268,38 @@ pub enum LunVerb {
     },
     /// Hides it again.
     Unmap {
-        /// The host.
-        host: String,
-        /// The number the host sees.
+        /// From whom.
+        #[command(flatten)]
+        from: ViewerArgs,
+        /// The number they see.
         lun: u16,
     },
     /// Lists the maps.
     List,
+}
+
+/// Who a map is for.
+#[derive(Args, Debug)]
+pub struct ViewerArgs {
+    /// The host; with --group the group.
+    #[arg(value_name = "HOST")]
+    name: String,
+    /// It is a group of hosts.
+    #[arg(long)]
+    group: bool,
+}
+
+impl ViewerArgs {
+    /// Host or group.
+    #[must_use]
+    pub fn viewer(&self) -> Viewer {
+        let name = self.name.clone();
+        if self.group {
+            Viewer::Group(name)
+        } else {
+            Viewer::Host(name)
+        }
+    }
 }
 
 /// Service addresses.
@@ -235,7 +308,7 @@ pub enum AddressVerb {
     /// Adds a service address.
     Add {
         /// Address and network bits, like 10.0.0.10/24.
-        cidr: Network,
+        cidr: Cidr,
     },
     /// Lists the service addresses.
     List,
@@ -253,4 +326,33 @@ pub enum ConfigVerb {
     Show,
     /// Checks this box's `node.toml` and what it names, and changes nothing.
     Check,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_map_is_for_a_host_unless_a_group_is_said() {
+        let to = |words: &str| {
+            let words = ["twinsan", "lun", "map"]
+                .into_iter()
+                .chain(words.split(' '));
+            let verb = Cli::parse_from(words).verb;
+            let Verb::Client(ClientVerb::Lun(LunVerb::Map { to, .. })) = verb else {
+                panic!("{verb:?}");
+            };
+            to.viewer()
+        };
+        assert_eq!(to("x 0 v"), Viewer::Host("x".to_owned()));
+        assert_eq!(to("x 0 v --group"), Viewer::Group("x".to_owned()));
+        assert_eq!(to("--group x 0 v"), Viewer::Group("x".to_owned()));
+    }
 }

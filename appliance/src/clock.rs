@@ -3,21 +3,18 @@
 use nix::time::{ClockId, clock_gettime};
 use replication::engine::Lease;
 
-fn nanoseconds(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock).expect("Linux has this clock");
-    let seconds = u64::try_from(time.tv_sec()).expect("time since boot or 1970 is positive");
-    let rest = u64::try_from(time.tv_nsec()).expect("nanoseconds are positive");
-    seconds * 1_000_000_000 + rest
-}
-
-/// CLOCK_BOOTTIME, in ns: goes on while the machine sleeps (H17).
+/// CLOCK_BOOTTIME, in ns: goes on while the machine sleeps (H17). The mirror's reading of it.
 pub(crate) fn boot_ns() -> u64 {
-    nanoseconds(ClockId::CLOCK_BOOTTIME)
+    replication::shell::boot_time().0
 }
 
 /// Wall-clock time in ms since 1970, for people only.
 pub(crate) fn unix_ms() -> u64 {
-    nanoseconds(ClockId::CLOCK_REALTIME) / 1_000_000
+    let time = clock_gettime(ClockId::CLOCK_REALTIME).expect("Linux has this clock");
+    // A clock before 1970 is only shown wrong.
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+    let rest_ns = u64::try_from(time.tv_nsec()).unwrap_or(0);
+    seconds * 1000 + rest_ns / 1_000_000
 }
 
 /// Whether the lease gives the right to act now (law R5).

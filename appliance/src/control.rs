@@ -11,12 +11,14 @@ use ha::{Input, Node, Output, Params};
 use replication::shell::LeaseCell;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
 
 use crate::api::types::Refusal;
 use crate::config::NodeConfig;
 use crate::data::Order;
 use crate::events::EventLog;
 use crate::identity::{self, Identity, WITNESS};
+use crate::runtime::{self, Ran, Ready};
 use crate::wiring;
 
 /// A switchover, with the way back.
@@ -46,17 +48,10 @@ pub(crate) struct Setup {
 pub(crate) struct Control {
     /// The seal in the record when it was loaded (law R3).
     pub(crate) seal: u64,
+    /// The group's times in that record; the usual ones for a box that no group has admitted yet.
+    pub(crate) timing: ha::Timing,
     /// What the authority says of itself.
     pub(crate) status: watch::Receiver<ha::Status>,
-}
-
-/// Whether a thread came past its start; if not, who started it says why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ran {
-    /// It ran and has ended.
-    Yes,
-    /// It could not start.
-    No,
 }
 
 /// Loads the record, binds the links, starts the thread.
@@ -70,35 +65,20 @@ pub(crate) fn start(setup: Setup) -> Result<Control, String> {
         Some(record) => record,
         None => blank(&store)?,
     };
-    let seal = record.group.as_ref().map_or(0, |group| group.seal.0);
+    let state = record.group.as_ref();
+    let seal = state.map_or(0, |state| state.seal.0);
+    let timing = state.map_or_else(ha::Timing::default, |state| state.accepted.1.timing);
     let node = Node::new(params(&setup)?, record, ha::shell::now());
     let (status_in, status) = watch::channel(node.status());
-    let (ready, readiness) = std::sync::mpsc::channel();
-    let thread = std::thread::Builder::new().name("control".to_owned());
-    let spawned = thread.spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let ran = match runtime {
-            Ok(runtime) => {
-                let running = run(setup, node, store, status_in, ready);
-                tokio::task::LocalSet::new().block_on(&runtime, running)
-            }
-            Err(error) => {
-                drop(ready.send(Err(error.to_string())));
-                Ran::No
-            }
-        };
-        if ran == Ran::Yes {
-            // Without its control thread the daemon is nothing: fail stop.
-            std::process::exit(1);
-        }
-    });
-    spawned.map_err(|error| format!("no thread: {error}"))?;
-    readiness
-        .recv()
-        .map_err(|_| "the control thread ended at once; see its log".to_owned())??;
-    Ok(Control { seal, status })
+    runtime::thread("control", 1, move |event_loop, ready| {
+        let running = run(setup, node, store, status_in, ready);
+        LocalSet::new().block_on(event_loop, running)
+    })?;
+    Ok(Control {
+        seal,
+        timing,
+        status,
+    })
 }
 
 /// The record of a box that belongs to no group yet: it has no vote until it is admitted.
@@ -114,7 +94,6 @@ fn params(setup: &Setup) -> Result<Params, String> {
     let Setup {
         config, identity, ..
     } = setup;
-    let count = u8::try_from(config.links.len()).map_err(|_| "too many [[link]] entries")?;
     Ok(Params {
         group: ha::GroupId(config.group.as_u128()),
         me: ha::NodeId(identity.me),
@@ -123,8 +102,11 @@ fn params(setup: &Setup) -> Result<Params, String> {
         incarnation: ha::Incarnation(identity.incarnation),
         boot: ha::BootId(identity.boot),
         key: setup.key,
-        links: (0..count).map(ha::LinkId).collect(),
-        witness_link: ha::LinkId(count),
+        links: config
+            .numbered_links()
+            .map(|(id, _)| ha::LinkId(id))
+            .collect(),
+        witness_link: ha::LinkId(config.witness_link()),
         software: software(),
         seed: u64::try_from(identity::random()? >> 64).expect("the upper half"),
     })
@@ -141,7 +123,7 @@ fn software() -> u32 {
 /// A socket for each link, and one for the witness.
 async fn bind(config: &NodeConfig) -> Result<Vec<Link>, String> {
     let mut links = Vec::new();
-    for (id, link) in (0..).zip(&config.links) {
+    for (id, link) in config.numbered_links() {
         let own = SocketAddr::new(link.address, config.ports.heartbeat);
         let socket = UdpSocket::bind(own).await.map_err(|error| {
             format!(
@@ -157,19 +139,18 @@ async fn bind(config: &NodeConfig) -> Result<Vec<Link>, String> {
             to,
         });
     }
-    let witness = config
-        .witness
-        .as_ref()
-        .ok_or("there is no [witness] address")?;
-    let to = SocketAddr::new(witness.address, config.ports.witness);
+    let to = SocketAddr::new(config.witness, config.ports.witness);
     let any: SocketAddr = match to {
         SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
         SocketAddr::V6(_) => ([0u16; 8], 0).into(),
     };
-    let socket = UdpSocket::bind(any)
-        .await
-        .map_err(|error| format!("no socket: {error}"))?;
-    let id = u8::try_from(config.links.len()).map_err(|_| "too many [[link]] entries")?;
+    let socket = UdpSocket::bind(any).await.map_err(|error| {
+        format!(
+            "cannot make a socket to the witness {to}: {error}; see that this box can use \
+             addresses of that kind (IPv4 or IPv6), or raise the limit of open files (`ulimit -n`)"
+        )
+    })?;
+    let id = config.witness_link();
     links.push(Link {
         id: ha::LinkId(id),
         socket,
@@ -183,7 +164,7 @@ async fn run(
     node: Node,
     store: Store,
     status: watch::Sender<ha::Status>,
-    ready: std::sync::mpsc::Sender<Result<(), String>>,
+    ready: Ready,
 ) -> Ran {
     let group = ha::GroupId(setup.config.group.as_u128());
     let links = match bind(&setup.config).await {
@@ -330,7 +311,7 @@ impl Acting {
         };
         let result = result
             .map(|()| format!("done: {} is primary now", self.config.peer))
-            .map_err(|why| Refusal::safety(self.named(&why)));
+            .map_err(|why| Refusal::safety(self.identity.named(&self.config, &why)));
         drop(waiting.send(result));
     }
 
@@ -338,11 +319,6 @@ impl Acting {
         if matches!(event, ha::Event::PeerHeard) {
             self.order(Order::Announce);
         }
-        self.events.add(self.named(&event.to_string()));
-    }
-
-    /// The authority speaks of node ids; people know names.
-    fn named(&self, text: &str) -> String {
-        self.identity.named(&self.config, text)
+        self.events.add(self.identity.told(&self.config, event));
     }
 }

@@ -11,17 +11,18 @@ use std::sync::Arc;
 
 use replication::shell::LeaseCell;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
 
 use crate::api::server::{self, Asked, Daemon};
 use crate::api::types::{Ask, Refusal, Status};
 use crate::cli::LabArgs;
 use crate::config::{Cluster, NodeConfig};
-use crate::control::{self, OperatorAsked, Ran};
+use crate::control::{self, OperatorAsked};
 use crate::data::{self, EditAsked, Order};
 use crate::events::EventLog;
 use crate::identity::Identity;
-use crate::preflight;
 use crate::pulse::Pulse;
+use crate::{preflight, runtime};
 
 /// Changes that wait for their turn.
 const ASKS_MAX: usize = 64;
@@ -38,11 +39,8 @@ pub fn run(file: &Path, lab: &LabArgs) -> Result<(), Refusal> {
         tracing::warn!("{warning}");
     }
     sabotage(lab.sabotage.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Refusal::failed(format!("cannot start: {error}")))?;
-    runtime.block_on(serve(config, lab))
+    let event_loop = runtime::event_loop().map_err(Refusal::failed)?;
+    event_loop.block_on(serve(config, lab))
 }
 
 /// Switches one deliberate fault on, in this process.
@@ -91,7 +89,8 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     // The control thread holds the state directory now, so no other daemon of this box runs.
     let socket = server::bind(&config.api).map_err(|error| {
         Refusal::failed(format!(
-            "cannot make the socket {}: {error}",
+            "cannot make the socket {}: {error}; name a place that this user may write to as api \
+             in node.toml",
             config.api.display()
         ))
     })?;
@@ -100,6 +99,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         identity,
         key,
         seal: control.seal,
+        timing: control.timing,
         volatile: lab.volatile,
         lease,
         orders,
@@ -133,32 +133,11 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
 
 /// Starts the data thread and waits until it is up or says why not.
 fn start_data(setup: data::Setup) -> Result<(), Refusal> {
-    let (ready, readiness) = std::sync::mpsc::channel();
-    let spawned = std::thread::Builder::new()
-        .name("data".to_owned())
-        .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let ran = match runtime {
-                Ok(runtime) => {
-                    tokio::task::LocalSet::new().block_on(&runtime, data::run(setup, ready))
-                }
-                Err(error) => {
-                    drop(ready.send(Err(error.to_string())));
-                    Ran::No
-                }
-            };
-            if ran == Ran::Yes {
-                // Told to end, or the other threads are gone: so is the daemon.
-                std::process::exit(0);
-            }
-        });
-    spawned.map_err(|error| Refusal::failed(format!("no thread: {error}")))?;
-    readiness
-        .recv()
-        .map_err(|_| Refusal::failed("the data thread ended at once; see its log"))?
-        .map_err(Refusal::failed)
+    // Told to end, or the other threads are gone: so is the daemon.
+    runtime::thread("data", 0, |event_loop, ready| {
+        LocalSet::new().block_on(event_loop, data::run(setup, ready))
+    })
+    .map_err(Refusal::failed)
 }
 
 /// Changes of the configuration go to the data thread, changes of role to the control thread.

@@ -15,18 +15,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::types::{Refusal, Status};
 use crate::config::cluster::Edit;
-use crate::config::node::{LinkRole, PoolIo};
+use crate::config::node::PoolIo;
 use crate::config::{Cluster, NodeConfig};
-use crate::control::Ran;
 use crate::events::EventLog;
 use crate::identity::{self, Identity};
-use crate::network::Addresses;
+use crate::network::{Addresses, LIFETIME_SECONDS};
 use crate::pulse::Pulse;
+use crate::runtime::{Ran, Ready};
 use crate::services::{Parts, Services};
-use crate::{clock, render, status, wiring};
+use crate::{clock, size, status, wiring};
 
-/// Addresses are renewed and the status is told this often: once a heartbeat.
-const TICK: Duration = Duration::from_millis(200);
+/// Addresses are renewed at least so often within the time that they live.
+const RENEWALS_PER_LIFETIME: u32 = 4;
 
 /// What the control thread wants done, in its order.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ pub(crate) struct Setup {
     pub(crate) key: [u8; 32],
     /// The durable seal of the authority's record (law R3).
     pub(crate) seal: u64,
+    /// The group's times.
+    pub(crate) timing: ha::Timing,
     /// Keeps unflushed writes in memory (tests).
     pub(crate) volatile: Option<u64>,
     /// The lease, set by the control thread.
@@ -83,7 +85,7 @@ pub(crate) struct Setup {
 }
 
 /// Runs until an [`Order::End`] or a failure to start. `ready` hears whether it started.
-pub(crate) async fn run(setup: Setup, ready: std::sync::mpsc::Sender<Result<(), String>>) -> Ran {
+pub(crate) async fn run(setup: Setup, ready: Ready) -> Ran {
     match start(setup).await {
         Ok(running) => {
             if ready.send(Ok(())).is_err() {
@@ -116,7 +118,7 @@ pub(crate) fn open_disk(
     config: &NodeConfig,
     volatile: Option<u64>,
 ) -> Result<Box<dyn Disk>, String> {
-    let choice = match config.pool.io {
+    let choice = match config.io {
         PoolIo::Auto => IoChoice::Auto,
         PoolIo::Uring => IoChoice::Uring,
         PoolIo::Threads => IoChoice::Threads,
@@ -135,8 +137,7 @@ pub(crate) fn open_disk(
 /// # Errors
 /// A sentence for operators.
 pub(crate) fn open_pool(config: &NodeConfig) -> Result<Pool, String> {
-    let path = config.pool.path.clone().ok_or("[pool] has no path")?;
-    Pool::open(&PoolPlace::Path(path)).map_err(|error| error.to_string())
+    Pool::open(&PoolPlace::Path(config.pool.clone())).map_err(|error| error.to_string())
 }
 
 /// The engine's parameters for one process.
@@ -147,8 +148,8 @@ pub(crate) fn params(
     config: &NodeConfig,
     identity: &Identity,
     key: [u8; 32],
+    timing: &ha::Timing,
 ) -> Result<Params, String> {
-    let timing = ha::Timing::default();
     Ok(Params {
         group: mirror::GroupId(config.group.as_u128()),
         me: mirror::NodeId(identity.me),
@@ -167,11 +168,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
     let (_, none) = mpsc::channel(1);
     let edits = std::mem::replace(&mut setup.edits, none);
     let config = &setup.config;
-    let link = config
-        .links
-        .iter()
-        .find(|link| link.role == LinkRole::Replication)
-        .ok_or("there is no replication link")?;
+    let link = &config.replication;
     let listen = (link.address, config.ports.replication);
     let listener = TcpListener::bind(listen).await.map_err(|error| {
         format!(
@@ -184,7 +181,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
     let (event_in, mirror_events) = mpsc::unbounded_channel();
     let mirror = replication::shell::start(
         DriverConfig {
-            params: params(config, &setup.identity, setup.key)?,
+            params: params(config, &setup.identity, setup.key, &setup.timing)?,
             seal: mirror::Epoch(setup.seal),
             pool: pool.clone(),
             disk: open_disk(config, setup.volatile)?,
@@ -200,7 +197,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
     .map_err(|error| error.to_string())?;
     let services = Services::new(Parts {
         mirror: mirror.clone(),
-        addresses: Addresses::open().map_err(|error| format!("no netlink: {error}"))?,
+        addresses: Addresses::open()?,
         port: config.ports.iscsi,
         group_name: config.group.simple().to_string()[..8].to_owned(),
         events: Arc::clone(&setup.events),
@@ -208,7 +205,8 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         own: config.addresses(),
         lease: setup.lease.clone(),
     });
-    tokio::task::spawn_local(change(services.clone(), edits));
+    let every = tick_every(&setup.timing);
+    tokio::task::spawn_local(change(services.clone(), edits, every));
     let progress = status::Progress::default();
     Ok(Running {
         setup,
@@ -222,8 +220,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
 
 impl Running {
     async fn serve(mut self) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = interval(tick_every(&self.setup.timing));
         loop {
             tokio::select! {
                 biased;
@@ -319,10 +316,22 @@ impl Running {
     }
 }
 
+/// How often addresses are renewed and the status is told: once a heartbeat, but never so seldom
+/// that an address of a living box could expire.
+fn tick_every(timing: &ha::Timing) -> Duration {
+    let heartbeat = Duration::from_millis(timing.heartbeat_interval_ms.into());
+    heartbeat.min(Duration::from_secs(LIFETIME_SECONDS.into()) / RENEWALS_PER_LIFETIME)
+}
+
+fn interval(every: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(every);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
 /// Changes of the system volume, one at a time: each starts from what the one before made.
-async fn change(services: Services, mut edits: mpsc::Receiver<EditAsked>) {
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn change(services: Services, mut edits: mpsc::Receiver<EditAsked>, every: Duration) {
+    let mut tick = interval(every);
     loop {
         tokio::select! {
             asked = edits.recv() => {
@@ -361,7 +370,7 @@ fn sentence(event: &Event, cluster: &Cluster) -> Option<String> {
             reason,
         } => Some(format!(
             "resync of {} started: {reason}",
-            render::bytes(*total_bytes)
+            size::shown(*total_bytes)
         )),
         Event::ResyncDone => Some("resync done".to_owned()),
         Event::InSync { epoch } => Some(format!("both boxes are in sync (epoch {epoch})")),

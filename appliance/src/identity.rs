@@ -45,7 +45,20 @@ impl Identity {
         }
     }
 
-    /// `text` of the authority, which speaks of node ids, with the names people know.
+    /// An event of the authority in words, with the names people know. Why a resource did not
+    /// start is this program's own text, not the authority's: it stays as it is.
+    #[must_use]
+    pub(crate) fn told(&self, config: &NodeConfig, event: &ha::Event) -> String {
+        let text = event.to_string();
+        if matches!(event, ha::Event::StartFailed { .. }) {
+            text
+        } else {
+            self.named(config, &text)
+        }
+    }
+
+    /// `text` of the authority, which speaks of node ids, with the names people know. Ids are found
+    /// in the finished text, so it must hold no words of others.
     #[must_use]
     pub(crate) fn named(&self, config: &NodeConfig, text: &str) -> String {
         [self.me, self.peer, WITNESS]
@@ -62,7 +75,12 @@ impl Identity {
 /// If the system gives no randomness.
 pub(crate) fn random() -> Result<u128, String> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| format!("no randomness: {error}"))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        format!(
+            "the system gives no random numbers: {error}; twinsan needs the system call getrandom: \
+             see that no seccomp filter forbids it"
+        )
+    })?;
     Ok(u128::from_le_bytes(bytes))
 }
 
@@ -78,4 +96,50 @@ pub(crate) fn kernel_boot() -> Result<u128, String> {
         .parse()
         .map_err(|error| format!("{file}: {error}"))?;
     Ok(boot.as_u128())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_authority_is_heard_by_name_and_others_word_for_word() {
+        let file = r#"
+node = "alpha"
+peer = "beta"
+group = "6f0c6cf0-6a3c-4a5b-8f3c-0a5f2f6f4c11"
+key_file = "key"
+state = "state"
+api = "api.sock"
+pool = { path = "pool" }
+witness = { address = "10.0.0.3" }
+link = [{ name = "l", address = "10.0.0.1", peer = "10.0.0.2", role = "replication" }]
+"#;
+        let config = NodeConfig::of_text(Path::new("node.toml"), file).expect("a good file");
+        let identity = Identity {
+            me: 1,
+            peer: 2,
+            incarnation: 0,
+            boot: 0,
+        };
+        let stranger = |node| ha::Event::ForeignVoter {
+            node: ha::NodeId(node),
+        };
+        for (node, name) in [(1, "alpha was"), (2, "beta was"), (WITNESS, "witness was")] {
+            let told = identity.told(&config, &stranger(node));
+            assert!(told.starts_with(name), "{told}");
+        }
+        let reason = "no such file: /srv/node 1/pool".to_owned();
+        let told = identity.told(
+            &config,
+            &ha::Event::StartFailed {
+                resource: ha::Resource::Target,
+                reason: reason.clone(),
+                retry_ms: 1,
+            },
+        );
+        assert!(told.contains(&reason), "{told}");
+    }
 }

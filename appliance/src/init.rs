@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ha::shell::Store;
-use replication::engine::{Attached, Event, Input};
+use replication::engine::{Attached, Event, Input, Params};
 use replication::shell::{DriverConfig, LeaseCell, LinkConfig};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -13,7 +13,6 @@ use tokio::task::LocalSet;
 
 use crate::api::types::Refusal;
 use crate::config::NodeConfig;
-use crate::config::node::LinkRole;
 use crate::data;
 use crate::identity::{self, Identity};
 use crate::preflight;
@@ -66,14 +65,16 @@ async fn make(config: &NodeConfig) -> Result<(), Refusal> {
     if !found.is_empty() {
         return Err(Refusal::safety(format!(
             "the pool {} holds {} volumes of a pair; a new pair would overwrite them; nothing was \
-             changed; use an empty folder, or start the box that they belong to; if an earlier init was cut \
-             short and no box ever served, empty this one",
+             changed; use an empty folder, or start the box that they belong to; if an earlier \
+             init was cut short and no box ever served, empty this one",
             pool.dir().display(),
             found.len()
         )));
     }
+    let timing = ha::Timing::default();
+    let params = data::params(config, &identity, key, &timing).map_err(Refusal::failed)?;
     let disk = LocalSet::new()
-        .run_until(format(config, &identity, key))
+        .run_until(format(config, params))
         .await
         .map_err(Refusal::failed)?;
     let instance = identity::random().map_err(Refusal::failed)?;
@@ -81,7 +82,7 @@ async fn make(config: &NodeConfig) -> Result<(), Refusal> {
         group,
         ha::NodeId(identity.me),
         (ha::VoterInstance(instance), disk),
-        ha::Timing::default(),
+        timing,
         ha::Policy::Witness,
     )
     .map_err(|error| Refusal::failed(error.to_string()))?;
@@ -96,35 +97,25 @@ async fn make(config: &NodeConfig) -> Result<(), Refusal> {
 
 /// Two boxes that were both made the first would be two pairs with one name and two sets of data.
 async fn alone(config: &NodeConfig) -> Result<(), String> {
-    for link in config
-        .links
-        .iter()
-        .filter(|link| link.role == LinkRole::Replication)
-    {
-        let place = (link.peer, config.ports.replication);
-        let answers = tokio::time::timeout(PEER_WAIT, TcpStream::connect(place)).await;
-        if matches!(answers, Ok(Ok(_))) {
-            return Err(format!(
-                "{peer} is running; only one box of a pair is made the first, and nothing was \
-                 changed; if {peer} is that one, start this one with `twinsan run` and it joins; \
-                 if not, stop {peer} until this is done",
-                peer = config.peer
-            ));
-        }
+    let place = (config.replication.peer, config.ports.replication);
+    let answers = tokio::time::timeout(PEER_WAIT, TcpStream::connect(place)).await;
+    if !matches!(answers, Ok(Ok(_))) {
+        return Ok(());
     }
-    Ok(())
+    Err(format!(
+        "{peer} is running; only one box of a pair is made the first, and nothing was changed; if \
+         {peer} is that one, start this one with `twinsan run` and it joins; if not, stop {peer} \
+         until this is done",
+        peer = config.peer
+    ))
 }
 
 /// Lets the engine write the first metadata; returns the identity of the new copy.
-async fn format(
-    config: &NodeConfig,
-    identity: &Identity,
-    key: [u8; 32],
-) -> Result<ha::DiskInstance, String> {
+async fn format(config: &NodeConfig, params: Params) -> Result<ha::DiskInstance, String> {
     let (event_in, mut events) = mpsc::unbounded_channel();
     let mirror = replication::shell::start(
         DriverConfig {
-            params: data::params(config, identity, key)?,
+            params,
             seal: replication::types::Epoch::ZERO,
             pool: data::open_pool(config)?,
             disk: data::open_disk(config, None)?,

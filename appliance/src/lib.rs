@@ -1,11 +1,12 @@
 //! The twinsan program: the composition root of target, mirror and authority.
 //!
-//! The pure part ([`wiring`], [`config`], [`masking`], [`state`]) builds without any feature; the
-//! simulator runs the same code. Everything that touches sockets, threads or processes is behind
-//! the feature `shell`.
+//! The pure part ([`wiring`], [`config`], [`masking`], [`state`], [`size`]) builds without any
+//! feature; the simulator runs the same wiring. Everything that touches sockets, threads or
+//! processes is behind the feature `shell`.
 
 pub mod config;
 pub mod masking;
+pub mod size;
 pub mod state;
 pub mod wiring;
 
@@ -47,6 +48,8 @@ mod preflight;
 mod pulse;
 #[cfg(feature = "shell")]
 pub mod render;
+#[cfg(feature = "shell")]
+pub mod runtime;
 #[cfg(feature = "shell")]
 mod services;
 #[cfg(feature = "shell")]

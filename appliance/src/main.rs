@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use appliance::api::types::Refusal;
 use appliance::cli::{Cli, LabArgs, Verb};
-use appliance::{daemon, demo, first_process, init, verbs, witness};
+use appliance::{daemon, demo, first_process, init, runtime, verbs, witness};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -32,9 +32,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Refusal> {
     match &cli.verb {
-        Verb::Demo(args) => runtime()?.block_on(demo::run(args, cli.json)),
+        Verb::Demo(args) => event_loop()?.block_on(demo::run(args, cli.json)),
         Verb::Init => {
-            runtime()?.block_on(init::run(&cli.config))?;
+            event_loop()?.block_on(init::run(&cli.config))?;
             verbs::say(
                 "done: this is the first box of a new pair; now start `twinsan run` here, then \
                  `twinsan run` on the other box and `twinsan witness` on the third host",
@@ -46,14 +46,7 @@ fn run(cli: &Cli) -> Result<(), Refusal> {
             end_with_parent(args.end_with_parent);
             witness::run(&cli.config)
         }
-        Verb::Status { .. }
-        | Verb::Events { .. }
-        | Verb::Volume(_)
-        | Verb::Host(_)
-        | Verb::Lun(_)
-        | Verb::Address(_)
-        | Verb::Switchover { .. }
-        | Verb::Config(_) => runtime()?.block_on(verbs::run(cli)),
+        Verb::Client(verb) => event_loop()?.block_on(verbs::run(cli, verb)),
     }
 }
 
@@ -70,9 +63,6 @@ fn end_with_parent(wanted: bool) {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Refusal> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Refusal::failed(format!("cannot start: {error}")))
+fn event_loop() -> Result<tokio::runtime::Runtime, Refusal> {
+    runtime::event_loop().map_err(Refusal::failed)
 }

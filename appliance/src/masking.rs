@@ -3,37 +3,38 @@
 use std::collections::BTreeSet;
 
 use iscsi_target::hosts::{
-    self, Access, ChapSecret, ChapSecrets, ConfigError, HostConfig, MapConfig, MapTarget, Network,
-    UnitId,
+    self, Access, ChapSecret, ChapSecrets, GroupConfig, HostConfig, MapConfig, MapTarget, UnitId,
 };
 
 use crate::config::Cluster;
-use crate::config::cluster::{Chap, Host};
+use crate::config::cluster::{Chap, Group, Host, Viewer};
 
-/// Hosts and maps, ready for the target.
+/// Hosts, groups and maps, ready for the target.
 #[derive(Clone, Debug)]
 pub struct Masking {
     /// Who may log in.
     pub hosts: Vec<HostConfig>,
+    /// Which of them share maps.
+    pub groups: Vec<GroupConfig>,
     /// Who sees what.
     pub maps: Vec<MapConfig>,
 }
 
 impl Masking {
-    /// Hosts and maps of `cluster`, checked by the target's own rules.
+    /// Hosts, groups and maps of `cluster`, checked by the target's own rules.
     ///
     /// # Errors
     /// The rule that is broken, in words.
     pub fn of(cluster: &Cluster) -> Result<Self, String> {
-        let hosts = cluster
-            .hosts
-            .iter()
-            .map(host)
-            .collect::<Result<Vec<_>, _>>()?;
+        let hosts: Vec<HostConfig> = cluster.hosts.iter().map(host).collect();
+        let groups: Vec<GroupConfig> = cluster.groups.iter().map(group).collect();
         let mut maps = Vec::new();
         for map in &cluster.maps {
             maps.push(MapConfig {
-                target: MapTarget::Host(map.host.clone()),
+                target: match &map.to {
+                    Viewer::Host(name) => MapTarget::Host(name.clone()),
+                    Viewer::Group(name) => MapTarget::Group(name.clone()),
+                },
                 lun: map.lun,
                 unit: UnitId(cluster.volume(&map.volume)?.uuid.as_u128()),
                 access: if map.read_only {
@@ -48,26 +49,29 @@ impl Masking {
             .iter()
             .map(|volume| UnitId(volume.uuid.as_u128()))
             .collect();
-        hosts::check(&hosts, &maps, &units).map_err(|error: ConfigError| error.to_string())?;
-        Ok(Self { hosts, maps })
+        hosts::check(&hosts, &groups, &maps, &units).map_err(|error| error.to_string())?;
+        Ok(Self {
+            hosts,
+            groups,
+            maps,
+        })
     }
 }
 
-fn host(host: &Host) -> Result<HostConfig, String> {
-    let networks = host
-        .networks
-        .iter()
-        .map(|network| {
-            Network::new(network.ip, network.prefix)
-                .ok_or_else(|| format!("{network} is no network; write it like 10.0.0.0/24"))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(HostConfig {
+fn host(host: &Host) -> HostConfig {
+    HostConfig {
         name: host.name.clone(),
         initiators: host.iqns.clone(),
         chap: host.chap.as_ref().map(secrets),
-        networks,
-    })
+        networks: host.networks.iter().map(|network| network.0).collect(),
+    }
+}
+
+fn group(group: &Group) -> GroupConfig {
+    GroupConfig {
+        name: group.name.clone(),
+        hosts: group.hosts.clone(),
+    }
 }
 
 fn secrets(chap: &Chap) -> ChapSecrets {

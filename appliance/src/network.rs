@@ -10,10 +10,10 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrStorage};
 
 use crate::announce::{self, Mac};
-use crate::config::cluster::Network;
+use crate::config::address::Cidr;
 
 /// The kernel drops the address by itself when nobody renews it; it counts in whole seconds only.
-const VALID_SECONDS: u32 = 2;
+pub(crate) const LIFETIME_SECONDS: u32 = 2;
 
 /// Why an address cannot be held here.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,7 @@ pub(crate) enum NetworkError {
     #[error(
         "no interface of this box has an address in {0}; give one to the right interface first"
     )]
-    NoInterface(Network),
+    NoInterface(Cidr),
     /// An interface has it, and not from us.
     #[error("this box has {0} on {1} already; choose an address that no machine has")]
     Taken(IpAddr, String),
@@ -31,23 +31,28 @@ pub(crate) enum NetworkError {
     Refused(String),
     /// The kernel said no.
     #[error("the kernel refused {0}: {1}")]
-    Kernel(Network, String),
+    Kernel(Cidr, String),
 }
 
 /// A connection to the kernel's address tables.
 pub(crate) struct Addresses {
     netlink: rtnetlink::Handle,
     /// Where each address goes, looked up once: the look-up blocks, a renewal must not.
-    interfaces: RefCell<BTreeMap<Network, Interface>>,
+    interfaces: RefCell<BTreeMap<Cidr, Interface>>,
 }
 
 impl Addresses {
     /// Opens netlink; its pump runs as a task of the current runtime.
     ///
     /// # Errors
-    /// If the socket cannot be made.
-    pub(crate) fn open() -> std::io::Result<Self> {
-        let (pump, netlink, _) = rtnetlink::new_connection()?;
+    /// If the socket cannot be made: a sentence for operators.
+    pub(crate) fn open() -> Result<Self, String> {
+        let (pump, netlink, _) = rtnetlink::new_connection().map_err(|error| {
+            format!(
+                "cannot ask the kernel about its addresses: {error}; twinsan needs netlink \
+                 sockets: if a systemd unit limits RestrictAddressFamilies=, add AF_NETLINK"
+            )
+        })?;
         tokio::spawn(pump);
         let interfaces = RefCell::default();
         Ok(Self {
@@ -56,107 +61,107 @@ impl Addresses {
         })
     }
 
-    async fn interface(&self, network: Network) -> Result<Interface, NetworkError> {
-        if let Some(known) = self.interfaces.borrow().get(&network) {
+    async fn interface(&self, cidr: Cidr) -> Result<Interface, NetworkError> {
+        if let Some(known) = self.interfaces.borrow().get(&cidr) {
             return Ok(*known);
         }
-        let looked_up = tokio::task::spawn_blocking(move || interface_of(network)).await;
-        let found = looked_up.unwrap_or(Err(NetworkError::NoInterface(network)))?;
-        self.interfaces.borrow_mut().insert(network, found);
+        let looked_up = tokio::task::spawn_blocking(move || interface_of(cidr)).await;
+        let found = looked_up.unwrap_or(Err(NetworkError::NoInterface(cidr)))?;
+        self.interfaces.borrow_mut().insert(cidr, found);
         Ok(found)
     }
 
-    /// Adds `network.ip` with its lifetime, or renews the lifetime. Nothing to do on loopback.
+    /// Adds `cidr.ip()` with its lifetime, or renews the lifetime. Nothing to do on loopback.
     ///
     /// # Errors
     /// [`NetworkError`].
-    pub(crate) async fn hold(&self, network: Network) -> Result<(), NetworkError> {
-        if network.ip.is_loopback() {
+    pub(crate) async fn hold(&self, cidr: Cidr) -> Result<(), NetworkError> {
+        if cidr.ip().is_loopback() {
             return Ok(());
         }
-        let interface = self.interface(network).await?;
+        let interface = self.interface(cidr).await?;
         let mut request = self
             .netlink
             .address()
-            .add(interface.index, network.ip, network.prefix)
+            .add(interface.index, cidr.ip(), cidr.prefix_bits())
             .replace();
         let mut lifetime = CacheInfo::default();
-        lifetime.ifa_valid = VALID_SECONDS;
-        lifetime.ifa_preferred = VALID_SECONDS;
+        lifetime.ifa_valid = LIFETIME_SECONDS;
+        lifetime.ifa_preferred = LIFETIME_SECONDS;
         let attributes = &mut request.message_mut().attributes;
         attributes.push(AddressAttribute::CacheInfo(lifetime));
-        if network.ip.is_ipv6() {
+        if cidr.ip().is_ipv6() {
             // H48: duplicate address detection would leave the address unusable for ever when the
             // dead box's kernel still answers.
             attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
         request.execute().await.map_err(|error| {
-            self.interfaces.borrow_mut().remove(&network);
-            refused(network, &error)
+            self.interfaces.borrow_mut().remove(&cidr);
+            refused(cidr, &error)
         })
     }
 
-    /// Takes `network.ip` away; it is no error if it is gone.
+    /// Takes `cidr.ip()` away; it is no error if it is gone.
     ///
     /// # Errors
     /// [`NetworkError`].
-    pub(crate) async fn release(&self, network: Network) -> Result<(), NetworkError> {
-        if network.ip.is_loopback() {
+    pub(crate) async fn release(&self, cidr: Cidr) -> Result<(), NetworkError> {
+        if cidr.ip().is_loopback() {
             return Ok(());
         }
-        let Ok(interface) = self.interface(network).await else {
+        let Ok(interface) = self.interface(cidr).await else {
             return Ok(());
         };
         let mut message = netlink_packet_route::address::AddressMessage::default();
-        message.header.family = match network.ip {
+        message.header.family = match cidr.ip() {
             IpAddr::V4(_) => netlink_packet_route::AddressFamily::Inet,
             IpAddr::V6(_) => netlink_packet_route::AddressFamily::Inet6,
         };
         message.header.index = interface.index;
-        message.header.prefix_len = network.prefix;
+        message.header.prefix_len = cidr.prefix_bits();
         message
             .attributes
-            .push(AddressAttribute::Address(network.ip));
-        if network.ip.is_ipv4() {
-            message.attributes.push(AddressAttribute::Local(network.ip));
+            .push(AddressAttribute::Address(cidr.ip()));
+        if cidr.ip().is_ipv4() {
+            message.attributes.push(AddressAttribute::Local(cidr.ip()));
         }
         match self.netlink.address().del(message).execute().await {
-            Err(error) if !is_gone(&error) => Err(refused(network, &error)),
+            Err(error) if !is_gone(&error) => Err(refused(cidr, &error)),
             Ok(()) | Err(_) => Ok(()),
         }
     }
 }
 
-/// Whether `network.ip` could be held here. Everything fits on loopback. Blocks.
+/// Whether `cidr.ip()` could be held here. Everything fits on loopback. Blocks.
 ///
 /// # Errors
 /// [`NetworkError`].
-pub(crate) fn check(network: Network) -> Result<(), NetworkError> {
-    if network.ip.is_loopback() {
+pub(crate) fn check(cidr: Cidr) -> Result<(), NetworkError> {
+    if cidr.ip().is_loopback() {
         return Ok(());
     }
-    let all = nix::ifaddrs::getifaddrs().map_err(|_| NetworkError::NoInterface(network))?;
+    let all = nix::ifaddrs::getifaddrs().map_err(|_| NetworkError::NoInterface(cidr))?;
     let taken = all
-        .filter(|entry| entry.address.as_ref().and_then(ip_of) == Some(network.ip))
+        .filter(|entry| entry.address.as_ref().and_then(ip_of) == Some(cidr.ip()))
         .map(|entry| entry.interface_name)
         .next();
     match taken {
-        Some(name) => Err(NetworkError::Taken(network.ip, name)),
-        None => interface_of(network).map(|_| ()),
+        Some(name) => Err(NetworkError::Taken(cidr.ip(), name)),
+        None => interface_of(cidr).map(|_| ()),
     }
 }
 
-/// Says on the segment that `network.ip` is here now (law T5). Nothing to do on loopback. Blocks
+/// Says on the segment that `cidr.ip()` is here now (law T5). Nothing to do on loopback. Blocks
 /// while it looks the interface up.
 ///
 /// # Errors
 /// [`NetworkError`].
-pub(crate) fn announce(network: Network) -> Result<(), NetworkError> {
-    if network.ip.is_loopback() {
+pub(crate) fn announce(cidr: Cidr) -> Result<(), NetworkError> {
+    if cidr.ip().is_loopback() {
         return Ok(());
     }
-    let interface = interface_of(network)?;
-    let frame = announce::frame(network.ip, interface.mac);
+    let interface = interface_of(cidr)?;
+    let frame = announce::frame(cidr.ip(), interface.mac);
     let send = || -> nix::Result<()> {
         let socket: OwnedFd = nix::sys::socket::socket(
             AddressFamily::Packet,
@@ -171,7 +176,7 @@ pub(crate) fn announce(network: Network) -> Result<(), NetworkError> {
         if error == nix::errno::Errno::EPERM {
             NetworkError::Refused(error.to_string())
         } else {
-            NetworkError::Kernel(network, error.to_string())
+            NetworkError::Kernel(cidr, error.to_string())
         }
     })
 }
@@ -184,16 +189,17 @@ struct Interface {
 }
 
 /// The interface that has another address in the same network.
-fn interface_of(network: Network) -> Result<Interface, NetworkError> {
-    let missing = || NetworkError::NoInterface(network);
+fn interface_of(cidr: Cidr) -> Result<Interface, NetworkError> {
+    let missing = || NetworkError::NoInterface(cidr);
     let all: Vec<_> = nix::ifaddrs::getifaddrs().map_err(|_| missing())?.collect();
     let name = all
         .iter()
         .filter(|entry| {
-            entry.address.as_ref().and_then(ip_of).is_some_and(|ip| {
-                ip != network.ip
-                    && prefix_of(ip, network.prefix) == prefix_of(network.ip, network.prefix)
-            })
+            entry
+                .address
+                .as_ref()
+                .and_then(ip_of)
+                .is_some_and(|ip| ip != cidr.ip() && cidr.is_near(ip))
         })
         .map(|entry| entry.interface_name.clone())
         .next()
@@ -217,29 +223,19 @@ fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }
 
-/// The network part of an address.
-fn prefix_of(ip: IpAddr, prefix: u8) -> (bool, u128) {
-    let (bits, value) = match ip {
-        IpAddr::V4(ip) => (32, u128::from(ip.to_bits())),
-        IpAddr::V6(ip) => (128, ip.to_bits()),
-    };
-    let host_bits = u32::from(bits - prefix.min(bits));
-    (ip.is_ipv4(), value.checked_shr(host_bits).unwrap_or(0))
-}
-
 fn is_gone(error: &rtnetlink::Error) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message)
         if message.raw_code() == -(nix::errno::Errno::EADDRNOTAVAIL as i32))
 }
 
-fn refused(network: Network, error: &rtnetlink::Error) -> NetworkError {
+fn refused(cidr: Cidr, error: &rtnetlink::Error) -> NetworkError {
     let permission = -(nix::errno::Errno::EPERM as i32);
     if let rtnetlink::Error::NetlinkError(message) = error
         && message.raw_code() == permission
     {
         return NetworkError::Refused(error.to_string());
     }
-    NetworkError::Kernel(network, error.to_string())
+    NetworkError::Kernel(cidr, error.to_string())
 }
 
 #[cfg(test)]
@@ -247,19 +243,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_compare_by_prefix() {
-        let of = |text: &str, prefix| prefix_of(text.parse().expect("an address"), prefix);
-        assert_eq!(of("10.0.0.1", 24), of("10.0.0.200", 24));
-        assert_ne!(of("10.0.0.1", 24), of("10.0.1.1", 24));
-        assert_eq!(of("10.0.0.1", 0), of("192.168.0.1", 0));
-        assert_ne!(of("10.0.0.1", 0), of("fd00::1", 0));
-        assert_eq!(of("fd00::1", 64), of("fd00::2", 64));
-    }
-
-    #[test]
     fn a_foreign_network_is_refused_with_what_to_do() {
-        let network: Network = "203.0.113.9/30".parse().expect("a network");
-        let said = interface_of(network).err().map(|error| error.to_string());
+        let cidr: Cidr = "203.0.113.9/30".parse().expect("an address");
+        let said = interface_of(cidr).err().map(|error| error.to_string());
         assert!(said.is_some_and(|said| said.contains("give one to the right interface")));
     }
 }

@@ -15,8 +15,7 @@ const KEY_DIGITS: usize = 64;
 /// A sentence with what is wrong and what to do.
 pub(crate) fn check(config: &NodeConfig) -> Result<Vec<String>, String> {
     group_key(&config.key_file)?;
-    let pool = config.pool.path.as_deref().ok_or("[pool] has no path")?;
-    directory(pool, "the pool")?;
+    directory(&config.pool, "the pool")?;
     if let Some(parent) = config.state.parent() {
         directory(parent, "the folder of the state directory")?;
     }
@@ -67,7 +66,8 @@ pub(crate) fn group_key(file: &Path) -> Result<[u8; 32], String> {
         .ok_or_else(|| format!("{shown} holds no group key; it must be {KEY_DIGITS} hex digits"))
 }
 
-fn parse_key(text: &str) -> Option<[u8; 32]> {
+/// The key that the text of a key file stands for.
+pub(crate) fn parse_key(text: &str) -> Option<[u8; 32]> {
     if text.len() != KEY_DIGITS || !text.is_ascii() {
         return None;
     }
@@ -98,21 +98,6 @@ fn directory(path: &Path, what: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A fresh group key, in the form of a key file.
-///
-/// # Errors
-/// If the system gives no randomness.
-pub(crate) fn fresh_key() -> std::io::Result<String> {
-    use std::fmt::Write as _;
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(std::io::Error::other)?;
-    let mut text = String::with_capacity(KEY_DIGITS);
-    for byte in key {
-        write!(text, "{byte:02x}").expect("a string takes every digit");
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,9 +108,5 @@ mod tests {
         for wrong in ["", "0f", &"zz".repeat(32), &"é".repeat(32)] {
             assert_eq!(parse_key(wrong), None);
         }
-        assert_eq!(
-            parse_key(&fresh_key().expect("randomness")).map(|key| key.len()),
-            Some(32)
-        );
     }
 }

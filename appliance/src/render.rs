@@ -203,6 +203,19 @@ pub fn hosts(cluster: &Cluster) -> String {
     }))
 }
 
+/// Groups of hosts, a line each.
+#[must_use]
+pub fn groups(cluster: &Cluster) -> String {
+    rows(cluster.groups.iter().map(|group| {
+        let hosts = if group.hosts.is_empty() {
+            "no host".to_owned()
+        } else {
+            group.hosts.join(" ")
+        };
+        format!("{:<20} {hosts}", group.name)
+    }))
+}
+
 /// LUN maps, a line each.
 #[must_use]
 pub fn maps(cluster: &Cluster) -> String {
@@ -214,7 +227,9 @@ pub fn maps(cluster: &Cluster) -> String {
         };
         format!(
             "{:<20} LUN {:<4} {:<20} {access}",
-            map.host, map.lun, map.volume
+            map.to.to_string(),
+            map.lun,
+            map.volume
         )
     }))
 }
@@ -222,12 +237,20 @@ pub fn maps(cluster: &Cluster) -> String {
 /// Service addresses, a line each.
 #[must_use]
 pub fn addresses(cluster: &Cluster) -> String {
-    rows(cluster.addresses.iter().map(|address| {
-        format!(
-            "{}/{}  portal group {}",
-            address.ip, address.prefix, address.tag
-        )
-    }))
+    rows(
+        cluster
+            .addresses
+            .iter()
+            .map(|address| format!("{}  portal group {}", address.cidr, address.tag)),
+    )
+}
+
+/// The whole cluster configuration as TOML, without secrets.
+///
+/// # Errors
+/// A number that TOML cannot hold.
+pub fn config(cluster: &Cluster) -> Result<String, String> {
+    toml::to_string(&cluster.masked()).map_err(|error| error.to_string())
 }
 
 fn rows(rows: impl Iterator<Item = String>) -> String {
@@ -242,16 +265,10 @@ fn rows(rows: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cluster::{Chap, Group, Host, Map, Viewer};
 
     #[test]
-    fn sizes_are_readable() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(256 << 20), "256 MiB");
-    }
-
-    #[test]
-    fn the_verdict_comes_first_and_secrets_never() {
+    fn the_verdict_comes_first() {
         let shown = status(&Status {
             verdict: "Protected: a failure of either box is survivable.".into(),
             node: "san1".into(),
@@ -260,5 +277,66 @@ mod tests {
         });
         assert!(shown.starts_with("Protected"), "{shown}");
         assert!(shown.contains("san1 (this box): primary"), "{shown}");
+    }
+
+    fn with_secrets() -> Cluster {
+        Cluster {
+            hosts: vec![Host {
+                name: "xen1".to_owned(),
+                iqns: vec!["iqn.2026-11.org.example:xen1".to_owned()],
+                networks: Vec::new(),
+                chap: Some(Chap {
+                    user: "in-user".to_owned(),
+                    secret: "in-secret-0123".to_owned(),
+                    mutual: Some(("out-user".to_owned(), "out-secret-4567".to_owned())),
+                }),
+            }],
+            groups: vec![Group {
+                name: "cluster".to_owned(),
+                hosts: vec!["xen1".to_owned()],
+            }],
+            maps: vec![Map {
+                to: Viewer::Group("cluster".to_owned()),
+                lun: 3,
+                volume: "vm1".to_owned(),
+                read_only: true,
+            }],
+            ..Cluster::default()
+        }
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let cluster = with_secrets();
+        let stored = toml::to_string(&cluster).expect("serializes");
+        let secrets = ["in-secret-0123", "out-secret-4567"];
+        assert!(
+            secrets.iter().all(|secret| stored.contains(secret)),
+            "{stored}"
+        );
+        let shown = [
+            hosts(&cluster),
+            groups(&cluster),
+            maps(&cluster),
+            config(&cluster).expect("serializes"),
+            serde_json::to_string(&cluster.masked()).expect("serializes"),
+            format!("{cluster:?}"),
+        ];
+        for text in shown {
+            for secret in secrets {
+                assert!(!text.contains(secret), "{text}");
+            }
+        }
+        assert!(config(&cluster).is_ok_and(|text| text.contains("in-user")));
+    }
+
+    #[test]
+    fn lists_say_who_sees_what() {
+        let cluster = with_secrets();
+        assert!(hosts(&cluster).ends_with("from anywhere  mutual CHAP"));
+        assert_eq!(groups(&cluster), format!("{:<20} xen1", "cluster"));
+        let words: Vec<String> = maps(&cluster).split_whitespace().map(Into::into).collect();
+        assert_eq!(words, ["group", "cluster", "LUN", "3", "vm1", "read-only"]);
+        assert_eq!(addresses(&cluster), "none");
     }
 }

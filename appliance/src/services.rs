@@ -26,10 +26,11 @@ use tokio::task::AbortHandle;
 use crate::api::types::Refusal;
 use crate::clock;
 use crate::config::Cluster;
-use crate::config::cluster::{Address, Edit, Network, Volume as VolumeConfig};
+use crate::config::address::Cidr;
+use crate::config::cluster::{Address, Edit, Volume as VolumeConfig};
 use crate::events::EventLog;
 use crate::masking::Masking;
-use crate::network::{self, Addresses};
+use crate::network::{self, Addresses, LIFETIME_SECONDS};
 use crate::system::{Replicated, SystemVolume, awaited};
 use crate::volume::Volume;
 
@@ -73,14 +74,14 @@ struct Inner {
     /// Raised when the addresses are given up: what was being raised before is not finished.
     reign: Cell<u64>,
     /// Addresses without a portal that are still to be taken away.
-    leaving: RefCell<BTreeSet<Network>>,
-    held: RefCell<BTreeMap<Network, Held>>,
+    leaving: RefCell<BTreeSet<Cidr>>,
+    held: RefCell<BTreeMap<Cidr, Held>>,
     /// Whether this box is to serve the addresses.
     serving: Cell<bool>,
     /// Addresses that could not be served, and when each is tried again.
-    missing: RefCell<BTreeMap<Network, u64>>,
+    missing: RefCell<BTreeMap<Cidr, u64>>,
     /// Addresses that are being raised.
-    raising: RefCell<BTreeSet<Network>>,
+    raising: RefCell<BTreeSet<Cidr>>,
     /// The boxes' own addresses.
     own: BTreeSet<IpAddr>,
     lease: LeaseCell,
@@ -182,7 +183,7 @@ impl Services {
 
     /// Addresses served here now.
     #[must_use]
-    pub(crate) fn held(&self) -> Vec<Network> {
+    pub(crate) fn held(&self) -> Vec<Cidr> {
         self.inner.held.borrow().keys().copied().collect()
     }
 
@@ -220,9 +221,9 @@ impl Services {
                 self.inner.serving.set(false);
                 self.inner.missing.borrow_mut().clear();
                 let held = std::mem::take(&mut *self.inner.held.borrow_mut());
-                for (network, held) in held {
+                for (cidr, held) in held {
                     self.inner.target().close_portal(held.tag);
-                    self.inner.leaving.borrow_mut().insert(network);
+                    self.inner.leaving.borrow_mut().insert(cidr);
                 }
                 let services = self.clone();
                 tokio::task::spawn_local(async move {
@@ -245,8 +246,8 @@ impl Services {
         let wanted = self.inner.cluster.borrow().addresses.clone();
         let mut raising = tokio::task::JoinSet::new();
         for address in wanted {
-            let network = address.network();
-            let waits = self.inner.missing.borrow().get(&network).copied();
+            let cidr = address.cidr;
+            let waits = self.inner.missing.borrow().get(&cidr).copied();
             if waits.is_none_or(|at| at <= now) {
                 let services = self.clone();
                 raising.spawn_local(async move { services.inner.raise_or_tell(&address).await });
@@ -258,8 +259,8 @@ impl Services {
     /// Says again on every segment where the addresses are: the other box, heard again after a
     /// silence, may have said otherwise meanwhile (law T5).
     pub(crate) fn announce(&self) {
-        for (network, held) in self.inner.held.borrow_mut().iter_mut() {
-            let task = tokio::task::spawn_local(announce(*network, self.inner.lease.clone()));
+        for (cidr, held) in self.inner.held.borrow_mut().iter_mut() {
+            let task = tokio::task::spawn_local(announce(*cidr, self.inner.lease.clone()));
             held.announcing.abort();
             held.announcing = task.abort_handle();
         }
@@ -268,9 +269,9 @@ impl Services {
     /// Takes away every address whose portal was closed.
     pub(crate) async fn leave(&self) {
         loop {
-            let network = self.inner.leaving.borrow_mut().pop_first();
-            let Some(network) = network else { return };
-            self.inner.release(network).await;
+            let cidr = self.inner.leaving.borrow_mut().pop_first();
+            let Some(cidr) = cidr else { return };
+            self.inner.release(cidr).await;
         }
     }
 
@@ -282,17 +283,17 @@ impl Services {
     /// Renews the kernel lifetime of every address; called while the lease holds. A failure is
     /// told when it begins, not each time.
     pub(crate) async fn renew(&self) {
-        for network in self.held() {
-            let renewed = self.inner.addresses.hold(network).await;
+        for cidr in self.held() {
+            let renewed = self.inner.addresses.hold(cidr).await;
             let mut held = self.inner.held.borrow_mut();
-            let Some(held) = held.get_mut(&network) else {
+            let Some(held) = held.get_mut(&cidr) else {
                 continue;
             };
             let failed_before = std::mem::replace(&mut held.renewal_failed, renewed.is_err());
             if let (Err(error), false) = (renewed, failed_before) {
                 self.inner.events.add(format!(
-                    "service address {network} cannot be renewed: {error}; initiators lose this \
-                     path in 2 s"
+                    "service address {cidr} cannot be renewed: {error}; initiators lose this \
+                     path in {LIFETIME_SECONDS} s"
                 ));
             }
         }
@@ -316,7 +317,9 @@ impl Inner {
         if stored.is_none() && volumes > 1 {
             return Err(format!(
                 "the system volume holds no configuration, but there are {} volumes: it is \
-                 damaged; nothing is served and nothing was changed",
+                 damaged; nothing is served and nothing was changed; stop twinsan on this box so \
+                 that the other one takes over with its copy; if that says the same, keep both \
+                 pools: the data of the volumes is not touched",
                 volumes - 1
             ));
         }
@@ -353,7 +356,7 @@ impl Inner {
             .collect();
         let config = ArrayConfig {
             hosts: masking.hosts,
-            groups: Vec::new(),
+            groups: masking.groups,
             maps: masking.maps,
             units,
         };
@@ -363,7 +366,7 @@ impl Inner {
         let target = self.target();
         target.apply(config).map_err(|error| error.to_string())?;
         let portals = cluster.addresses.iter().map(|address| Portal {
-            address: SocketAddr::new(address.ip, self.port),
+            address: SocketAddr::new(address.cidr.ip(), self.port),
             tag: PortalTag(address.tag),
         });
         target.portals_announced(portals.collect());
@@ -451,8 +454,8 @@ impl Inner {
         let after = before
             .with(edit, self.epoch.get())
             .map_err(Refusal::usage)?;
-        if let Edit::AddAddress(network) = edit {
-            self.may_serve(*network).await.map_err(Refusal::usage)?;
+        if let Edit::AddAddress(cidr) = edit {
+            self.may_serve(*cidr).await.map_err(Refusal::usage)?;
         }
         value.cluster = after.clone();
         SystemVolume::check(&value).map_err(Refusal::usage)?;
@@ -482,16 +485,16 @@ impl Inner {
         Ok(text)
     }
 
-    /// Whether `network` can be a service address here: an address that a box has for itself would
+    /// Whether `cidr` can be a service address here: an address that a box has for itself would
     /// go with the primary role.
-    async fn may_serve(&self, network: Network) -> Result<(), String> {
-        if self.own.contains(&network.ip) {
+    async fn may_serve(&self, cidr: Cidr) -> Result<(), String> {
+        if self.own.contains(&cidr.ip()) {
             return Err(format!(
                 "{} is the address of a box itself; choose one that no machine has",
-                network.ip
+                cidr.ip()
             ));
         }
-        let checked = tokio::task::spawn_blocking(move || network::check(network)).await;
+        let checked = tokio::task::spawn_blocking(move || network::check(cidr)).await;
         match checked {
             Ok(result) => result.map_err(|error| format!("{error}; nothing was changed")),
             Err(error) => Err(error.to_string()),
@@ -518,11 +521,8 @@ impl Inner {
                     .await
                     .map(|_| ())
             }
-            Edit::AddAddress(network) => {
-                let added = after
-                    .addresses
-                    .iter()
-                    .find(|address| address.ip == network.ip);
+            Edit::AddAddress(cidr) => {
+                let added = after.addresses.iter().find(|address| address.cidr == *cidr);
                 self.raise(added.ok_or("the new address is gone again")?)
                     .await
             }
@@ -531,13 +531,13 @@ impl Inner {
                     .held
                     .borrow()
                     .keys()
-                    .find(|network| network.ip == *ip)
+                    .find(|cidr| cidr.ip() == *ip)
                     .copied();
-                let Some(network) = held else { return Ok(()) };
-                self.missing.borrow_mut().remove(&network);
-                let held = self.held.borrow_mut().remove(&network);
+                let Some(cidr) = held else { return Ok(()) };
+                self.missing.borrow_mut().remove(&cidr);
+                let held = self.held.borrow_mut().remove(&cidr);
                 if let Some(held) = held {
-                    self.lower(network, held).await;
+                    self.lower(cidr, held).await;
                 }
                 Ok(())
             }
@@ -545,6 +545,10 @@ impl Inner {
             | Edit::AddVolume { .. }
             | Edit::AddHost(_)
             | Edit::RemoveHost(_)
+            | Edit::AddGroup(_)
+            | Edit::RemoveGroup(_)
+            | Edit::Join(_)
+            | Edit::Leave(_)
             | Edit::Map(_)
             | Edit::Unmap { .. } => Ok(()),
         }
@@ -552,7 +556,7 @@ impl Inner {
 
     /// Raises it, and tells when that begins to fail and when it works again.
     async fn raise_or_tell(&self, address: &Address) {
-        let network = address.network();
+        let cidr = address.cidr;
         let reign = self.reign.get();
         let result = self.raise(address).await;
         if reign != self.reign.get() {
@@ -560,18 +564,19 @@ impl Inner {
         }
         match result {
             Ok(()) => {
-                if self.missing.borrow_mut().remove(&network).is_some() {
+                if self.missing.borrow_mut().remove(&cidr).is_some() {
                     self.events
-                        .add(format!("service address {network} is served now"));
+                        .add(format!("service address {cidr} is served now"));
                 }
             }
             Err(why) => {
                 let at = clock::boot_ns() + MISSING_AGAIN_NS;
-                let before = self.missing.borrow_mut().insert(network, at);
+                let before = self.missing.borrow_mut().insert(cidr, at);
                 if before.is_none() {
                     self.events.add(format!(
-                        "service address {network} cannot be served by this box: {why}; \
-                         initiators lack this path; it is tried again every 2 s"
+                        "service address {cidr} cannot be served by this box: {why}; \
+                         initiators lack this path; it is tried again every {} s",
+                        MISSING_AGAIN_NS / 1_000_000_000
                     ));
                 }
             }
@@ -580,25 +585,25 @@ impl Inner {
 
     /// Adds the address, listens on it, says on the segment that it is here.
     async fn raise(&self, address: &Address) -> Result<(), String> {
-        let network = address.network();
-        if self.held.borrow().contains_key(&network) || !self.raising.borrow_mut().insert(network) {
+        let cidr = address.cidr;
+        if self.held.borrow().contains_key(&cidr) || !self.raising.borrow_mut().insert(cidr) {
             return Ok(());
         }
-        let result = self.raise_new(network, address.tag).await;
-        self.raising.borrow_mut().remove(&network);
+        let result = self.raise_new(cidr, address.tag).await;
+        self.raising.borrow_mut().remove(&cidr);
         result
     }
 
-    async fn raise_new(&self, network: Network, tag: u16) -> Result<(), String> {
+    async fn raise_new(&self, cidr: Cidr, tag: u16) -> Result<(), String> {
         let reign = self.reign.get();
-        self.leaving.borrow_mut().remove(&network);
+        self.leaving.borrow_mut().remove(&cidr);
         self.addresses
-            .hold(network)
+            .hold(cidr)
             .await
             .map_err(|error| error.to_string())?;
-        let listener = self.bind(SocketAddr::new(network.ip, self.port)).await;
+        let listener = self.bind(SocketAddr::new(cidr.ip(), self.port)).await;
         if reign != self.reign.get() {
-            self.release(network).await;
+            self.release(cidr).await;
             return Err("the addresses were given up meanwhile".to_owned());
         }
         let listener = listener?;
@@ -606,12 +611,12 @@ impl Inner {
         let events = Arc::clone(&self.events);
         let serving = tokio::task::spawn_local(async move {
             if let Err(error) = target.serve(listener, tag).await {
-                events.add(format!("{network} takes no logins any more: {error}"));
+                events.add(format!("{cidr} takes no logins any more: {error}"));
             }
         });
-        let announcing = tokio::task::spawn_local(announce(network, self.lease.clone()));
+        let announcing = tokio::task::spawn_local(announce(cidr, self.lease.clone()));
         self.held.borrow_mut().insert(
-            network,
+            cidr,
             Held {
                 tag,
                 renewal_failed: false,
@@ -622,20 +627,20 @@ impl Inner {
         Ok(())
     }
 
-    async fn lower(&self, network: Network, held: Held) {
+    async fn lower(&self, cidr: Cidr, held: Held) {
         self.target().close_portal(held.tag);
         drop(held);
-        self.release(network).await;
+        self.release(cidr).await;
     }
 
     /// Takes the address away, unless it is served again.
-    async fn release(&self, network: Network) {
-        if self.held.borrow().contains_key(&network) {
+    async fn release(&self, cidr: Cidr) {
+        if self.held.borrow().contains_key(&cidr) {
             return;
         }
-        if let Err(error) = self.addresses.release(network).await {
+        if let Err(error) = self.addresses.release(cidr).await {
             self.events
-                .add(format!("{network} could not be given up: {error}"));
+                .add(format!("{cidr} could not be given up: {error}"));
         }
     }
 
@@ -668,14 +673,14 @@ fn target_named(name: &str) -> Target {
 }
 
 /// The frame does not depend on holding the address: a box that slept must not say it.
-async fn announce(network: Network, lease: LeaseCell) {
+async fn announce(cidr: Cidr, lease: LeaseCell) {
     for _ in 0..ANNOUNCEMENTS {
         if !clock::holds(lease.lease()) {
             return;
         }
-        let told = tokio::task::spawn_blocking(move || network::announce(network)).await;
+        let told = tokio::task::spawn_blocking(move || network::announce(cidr)).await;
         if let Ok(Err(error)) = told {
-            tracing::warn!("{network} cannot be announced: {error}");
+            tracing::warn!("{cidr} cannot be announced: {error}");
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
@@ -689,12 +694,13 @@ fn describe(edit: &Edit) -> String {
         Edit::RemoveVolume(name) => format!("volume {name} deleted"),
         Edit::AddHost(host) => format!("host {} added", host.name),
         Edit::RemoveHost(name) => format!("host {name} removed"),
-        Edit::Map(map) => format!(
-            "volume {} is LUN {} of host {}",
-            map.volume, map.lun, map.host
-        ),
-        Edit::Unmap { host, lun } => format!("LUN {lun} of host {host} unmapped"),
-        Edit::AddAddress(network) => format!("service address {network} added"),
+        Edit::AddGroup(name) => format!("group {name} made"),
+        Edit::RemoveGroup(name) => format!("group {name} deleted"),
+        Edit::Join(it) => format!("host {} joined group {}", it.host, it.group),
+        Edit::Leave(it) => format!("host {} left group {}", it.host, it.group),
+        Edit::Map(map) => format!("volume {} is LUN {} of {}", map.volume, map.lun, map.to),
+        Edit::Unmap { from, lun } => format!("LUN {lun} of {from} unmapped"),
+        Edit::AddAddress(cidr) => format!("service address {cidr} added"),
         Edit::RemoveAddress(ip) => format!("service address {ip} removed"),
     }
 }

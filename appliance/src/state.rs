@@ -4,11 +4,10 @@
 //! member of the in-sync set. A torn write leaves the other slot. There is no second mechanism.
 
 use bytes::{Bytes, BytesMut};
+use replication::meta;
 
-/// Size of the system volume.
-pub const SYSTEM_VOLUME_BYTES: u64 = 16 << 20;
-/// Room of one slot.
-pub const SLOT_BYTES: u64 = SYSTEM_VOLUME_BYTES / 2;
+/// Room of one slot: half the system volume.
+pub const SLOT_BYTES: u64 = meta::SYSTEM_BYTES / 2;
 /// Largest value.
 pub const VALUE_BYTES_MAX: usize = 4 << 20;
 

@@ -7,7 +7,7 @@ use replication::shell::Pool;
 use replication::types::VolumeNumber;
 
 use crate::api::types::{self, Status};
-use crate::config::cluster::Network;
+use crate::config::address::Cidr;
 use crate::config::{Cluster, NodeConfig};
 use crate::identity::{Identity, WITNESS};
 
@@ -28,7 +28,7 @@ pub(crate) struct Sources<'a> {
     /// Who is logged in.
     pub(crate) sessions: &'a [SessionInfo],
     /// Addresses served here.
-    pub(crate) held: &'a [Network],
+    pub(crate) held: &'a [Cidr],
     /// A running resync.
     pub(crate) progress: &'a Progress,
     /// Now, on the boot clock.
@@ -115,7 +115,17 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         schema: types::SCHEMA,
         node: config.node.clone(),
         peer: config.peer.clone(),
-        verdict: verdict(sources),
+        verdict: verdict(
+            &config.node,
+            &config.peer,
+            authority.role,
+            mirror.link,
+            if authority.eligible.is_ok() {
+                Fit::Yes
+            } else {
+                Fit::No
+            },
+        ),
         why: identity.named(config, &authority.why),
         next: identity.named(config, &authority.next),
         role: role(authority.role).to_owned(),
@@ -142,41 +152,41 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
 }
 
 /// One sentence that an operator can act upon.
-fn verdict(sources: &Sources<'_>) -> String {
-    let Sources {
-        config,
-        authority,
-        mirror,
-        ..
-    } = sources;
-    let (me, peer) = (&config.node, &config.peer);
-    match authority.role {
+fn verdict(me: &str, peer: &str, role: Role, link: DataLink, fit: Fit) -> String {
+    match role {
         Role::PrimarySync => {
             format!("Protected: {me} serves and {peer} has every acknowledged write.")
         }
-        Role::PrimarySolo if mirror.link == DataLink::Source => {
+        Role::PrimarySolo if link == DataLink::Source => {
             format!("NOT protected: {me} serves alone and {peer} is catching up.")
         }
         Role::PrimarySolo => format!("NOT protected: {me} serves alone; {peer} is away."),
         Role::Frozen => format!(
-            "STOPPED: {me} is primary and holds every write until it is \
-                                 settled whether {peer} may be left behind."
+            "STOPPED: {me} is primary and holds every write until it is settled whether {peer} \
+             may be left behind."
         ),
         Role::HandingOver => format!("{me} hands the primary role to {peer}."),
         Role::Candidate | Role::Sealing => format!("{me} is asking to become primary."),
         Role::Blank => format!("{me} is new and waits for {peer} to admit it."),
         Role::Booting => format!("{me} has just started."),
-        Role::Secondary => match &authority.eligible {
-            Ok(()) if mirror.link == DataLink::Following => {
+        Role::Secondary => match (fit, link) {
+            (Fit::Yes, DataLink::Following) => {
                 format!("Protected: {me} stands by and can take over.")
             }
-            Ok(()) => format!("{me} stands by; it could take over."),
-            Err(_) if mirror.link == DataLink::Target => {
+            (Fit::Yes, _) => format!("{me} stands by; it could take over."),
+            (Fit::No, DataLink::Target) => {
                 format!("NOT protected: {me} is catching up with {peer}.")
             }
-            Err(_) => format!("{me} stands by and cannot take over."),
+            (Fit::No, _) => format!("{me} stands by and cannot take over."),
         },
     }
+}
+
+/// Whether a box could become primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    Yes,
+    No,
 }
 
 const fn role(role: Role) -> &'static str {
@@ -247,9 +257,9 @@ fn links(sources: &Sources<'_>) -> Vec<types::Link> {
 
 fn addresses(sources: &Sources<'_>) -> Vec<types::ServiceAddress> {
     let shown = |address: &crate::config::cluster::Address| types::ServiceAddress {
-        cidr: format!("{}/{}", address.ip, address.prefix),
+        cidr: address.cidr.to_string(),
         tag: address.tag,
-        here: sources.held.iter().any(|held| held.ip == address.ip),
+        here: sources.held.contains(&address.cidr),
     };
     sources.cluster.addresses.iter().map(shown).collect()
 }
@@ -272,7 +282,7 @@ fn volumes(sources: &Sources<'_>) -> Vec<types::Volume> {
         let maps = sources.cluster.maps.iter().filter(|map| map.volume == name);
         types::Volume {
             maps: maps
-                .map(|map| (map.host.clone(), map.lun, map.read_only))
+                .map(|map| (map.to.name().to_owned(), map.lun, map.read_only))
                 .collect(),
             name,
             uuid: uuid.to_string(),
@@ -289,5 +299,140 @@ fn session(session: &SessionInfo) -> types::Session {
         initiator: session.key.initiator.clone(),
         address: session.source.to_string(),
         tag: session.key.tag.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINKS: [DataLink; 6] = [
+        DataLink::Down,
+        DataLink::Handshake,
+        DataLink::Source,
+        DataLink::Mirroring,
+        DataLink::Target,
+        DataLink::Following,
+    ];
+    const NO_SOURCE: &[DataLink] = &[
+        DataLink::Down,
+        DataLink::Handshake,
+        DataLink::Mirroring,
+        DataLink::Target,
+        DataLink::Following,
+    ];
+    const NO_TARGET: &[DataLink] = &[
+        DataLink::Down,
+        DataLink::Handshake,
+        DataLink::Source,
+        DataLink::Mirroring,
+        DataLink::Following,
+    ];
+    const NOT_FOLLOWING: &[DataLink] = &[
+        DataLink::Down,
+        DataLink::Handshake,
+        DataLink::Source,
+        DataLink::Mirroring,
+        DataLink::Target,
+    ];
+    const BOTH: &[Fit] = &[Fit::Yes, Fit::No];
+
+    type Row = (Role, &'static [DataLink], &'static [Fit], &'static str);
+
+    /// Every state that a box can be in.
+    const ROWS: [Row; 13] = [
+        (Role::Booting, &LINKS, BOTH, "a has just started."),
+        (
+            Role::Blank,
+            &LINKS,
+            BOTH,
+            "a is new and waits for b to admit it.",
+        ),
+        (
+            Role::Candidate,
+            &LINKS,
+            BOTH,
+            "a is asking to become primary.",
+        ),
+        (
+            Role::Sealing,
+            &LINKS,
+            BOTH,
+            "a is asking to become primary.",
+        ),
+        (
+            Role::Frozen,
+            &LINKS,
+            BOTH,
+            "STOPPED: a is primary and holds every write until it is settled whether b may be \
+             left behind.",
+        ),
+        (
+            Role::HandingOver,
+            &LINKS,
+            BOTH,
+            "a hands the primary role to b.",
+        ),
+        (
+            Role::PrimarySync,
+            &LINKS,
+            BOTH,
+            "Protected: a serves and b has every acknowledged write.",
+        ),
+        (
+            Role::PrimarySolo,
+            &[DataLink::Source],
+            BOTH,
+            "NOT protected: a serves alone and b is catching up.",
+        ),
+        (
+            Role::PrimarySolo,
+            NO_SOURCE,
+            BOTH,
+            "NOT protected: a serves alone; b is away.",
+        ),
+        (
+            Role::Secondary,
+            &[DataLink::Following],
+            &[Fit::Yes],
+            "Protected: a stands by and can take over.",
+        ),
+        (
+            Role::Secondary,
+            NOT_FOLLOWING,
+            &[Fit::Yes],
+            "a stands by; it could take over.",
+        ),
+        (
+            Role::Secondary,
+            &[DataLink::Target],
+            &[Fit::No],
+            "NOT protected: a is catching up with b.",
+        ),
+        (
+            Role::Secondary,
+            NO_TARGET,
+            &[Fit::No],
+            "a stands by and cannot take over.",
+        ),
+    ];
+
+    #[test]
+    fn every_state_has_its_verdict() {
+        let mut seen = 0;
+        for (role, links, fits, words) in ROWS {
+            for (link, fit) in links
+                .iter()
+                .flat_map(|link| fits.iter().map(move |fit| (link, fit)))
+            {
+                assert_eq!(
+                    verdict("a", "b", role, *link, *fit),
+                    words,
+                    "{role} {link:?} {fit:?}"
+                );
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 9 * LINKS.len() * BOTH.len(), "each state once");
     }
 }

@@ -144,8 +144,15 @@ fn encoded(value: &Replicated) -> Result<String, String> {
 }
 
 fn parse(value: &[u8]) -> Result<Replicated, String> {
-    let text = std::str::from_utf8(value).map_err(|error| error.to_string())?;
-    toml::from_str(text).map_err(|error| format!("the system volume is damaged: {error}"))
+    let text = String::from_utf8_lossy(value);
+    toml::from_str(&text).map_err(|error| {
+        format!(
+            "the configuration in the system volume cannot be read: {}; its checksum is good, so \
+             another version of twinsan wrote it: run that version on both boxes; nothing is \
+             served and nothing was changed",
+            error.message()
+        )
+    })
 }
 
 /// One command of the mirror, awaited, with its failure in words.
@@ -197,6 +204,19 @@ mod tests {
         assert_eq!(value.cache_lost.len(), 1);
         value.heard(1, "b");
         assert!(value.cache_lost.is_empty());
+    }
+
+    #[test]
+    fn a_value_of_another_version_is_refused_with_what_to_do() {
+        let said = parse(b"color = \"red\"").expect_err("an unknown key");
+        for words in [
+            "unknown field `color`",
+            "run that version",
+            "nothing was changed",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        assert!(parse(&[0xff]).is_err());
     }
 
     #[test]

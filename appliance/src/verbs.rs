@@ -1,49 +1,40 @@
 //! What the command line's verbs do, through the local API.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::api::client::{Client, Wait};
 use crate::api::types::{Ask, Refusal};
-use crate::cli::{AddressVerb, Cli, ConfigVerb, HostVerb, LunVerb, Verb, VolumeVerb};
-use crate::config::cluster::{Chap, Edit, Host, Map};
+use crate::cli::{
+    AddressVerb, Cli, ClientVerb, ConfigVerb, GroupVerb, HostArgs, HostVerb, LunVerb, VolumeVerb,
+};
+use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
 use crate::config::{Cluster, NodeConfig};
-use crate::render;
+use crate::{render, size};
 
-/// Runs a verb that talks to the daemon.
+/// Runs a verb that asks a running box.
 ///
 /// # Errors
 /// The refusal to print; its kind is the exit code.
-pub async fn run(cli: &Cli) -> Result<(), Refusal> {
-    match &cli.verb {
-        Verb::Config(ConfigVerb::Check) => return config_check(cli),
-        Verb::Status { watch } => return status(cli, *watch).await,
-        Verb::Events { follow } => return events(cli, *follow).await,
-        Verb::Config(ConfigVerb::Show)
-        | Verb::Volume(VolumeVerb::List)
-        | Verb::Host(HostVerb::List)
-        | Verb::Lun(LunVerb::List)
-        | Verb::Address(AddressVerb::List) => return list(cli).await,
-        Verb::Demo(_)
-        | Verb::Init
-        | Verb::Run(_)
-        | Verb::Witness(_)
-        | Verb::Volume(_)
-        | Verb::Host(_)
-        | Verb::Lun(_)
-        | Verb::Address(_)
-        | Verb::Switchover { .. } => {}
+pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
+    match verb {
+        ClientVerb::Status { watch } => status(cli, *watch).await,
+        ClientVerb::Events { follow } => events(cli, *follow).await,
+        ClientVerb::Volume(verb) => volume(cli, verb).await,
+        ClientVerb::Host(verb) => host(cli, verb).await,
+        ClientVerb::Group(verb) => group(cli, verb).await,
+        ClientVerb::Lun(verb) => lun(cli, verb).await,
+        ClientVerb::Address(verb) => address(cli, verb).await,
+        ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
+        ClientVerb::Config(ConfigVerb::Show) => {
+            let show = |cluster: &Cluster| render::config(cluster).map_err(Refusal::failed);
+            list(cli, show).await
+        }
+        ClientVerb::Config(ConfigVerb::Check) => config_check(cli),
     }
-    let done = client(cli)?.ask(&asked(&cli.verb)?).await?;
-    if cli.json {
-        say(&serde_json::json!({"schema": 1, "done": done}).to_string());
-    } else {
-        say(&done);
-    }
-    Ok(())
 }
 
 /// The daemon's socket: the one given, or the one `node.toml` names.
@@ -104,113 +95,120 @@ async fn events(cli: &Cli, follow: bool) -> Result<(), Refusal> {
     }
 }
 
-async fn list(cli: &Cli) -> Result<(), Refusal> {
+/// Shows a part of the cluster configuration; as JSON always the whole.
+async fn list(
+    cli: &Cli,
+    show: impl FnOnce(&Cluster) -> Result<String, Refusal>,
+) -> Result<(), Refusal> {
     let cluster = client(cli)?.config().await?;
-    if cli.json {
-        say(&json(&cluster)?);
-        return Ok(());
-    }
-    say(&match &cli.verb {
-        Verb::Volume(_) => render::volumes(&cluster),
-        Verb::Host(_) => render::hosts(&cluster),
-        Verb::Lun(_) => render::maps(&cluster),
-        Verb::Address(_) => render::addresses(&cluster),
-        Verb::Config(_)
-        | Verb::Demo(_)
-        | Verb::Init
-        | Verb::Run(_)
-        | Verb::Witness(_)
-        | Verb::Status { .. }
-        | Verb::Events { .. }
-        | Verb::Switchover { .. } => shown(&cluster)?,
+    say(&if cli.json {
+        json(&cluster)?
+    } else {
+        show(&cluster)?
     });
     Ok(())
 }
 
-fn shown(cluster: &Cluster) -> Result<String, Refusal> {
-    toml::to_string(cluster).map_err(|error| Refusal::failed(error.to_string()))
+async fn ask(cli: &Cli, ask: Ask) -> Result<(), Refusal> {
+    let done = client(cli)?.ask(&ask).await?;
+    if cli.json {
+        say(&serde_json::json!({"schema": 1, "done": done}).to_string());
+    } else {
+        say(&done);
+    }
+    Ok(())
 }
 
-fn asked(verb: &Verb) -> Result<Ask, Refusal> {
+async fn volume(cli: &Cli, verb: &VolumeVerb) -> Result<(), Refusal> {
     let edit = match verb {
-        Verb::Switchover { to } => return Ok(Ask::Switchover { to: to.clone() }),
-        Verb::Volume(VolumeVerb::Create { name, size }) => Edit::AddVolume {
+        VolumeVerb::List => return list(cli, |cluster| Ok(render::volumes(cluster))).await,
+        VolumeVerb::Create { name, size } => Edit::AddVolume {
             name: name.clone(),
             uuid: Uuid::new_v4(),
-            size_bytes: size_bytes(size).map_err(Refusal::usage)?,
+            size_bytes: size::parse(size).map_err(Refusal::usage)?,
         },
-        Verb::Volume(VolumeVerb::Delete { name, confirm }) => {
-            if name != confirm {
-                return Err(Refusal::safety(format!(
-                    "volume {name} was not deleted: its data would be lost on both boxes; if that \
-                     is meant, say --confirm {name}"
-                )));
-            }
-            Edit::RemoveVolume(name.clone())
+        VolumeVerb::Delete { name, confirm } if name == confirm => Edit::RemoveVolume(name.clone()),
+        VolumeVerb::Delete { name, .. } => {
+            return Err(Refusal::safety(format!(
+                "volume {name} was not deleted: its data would be lost on both boxes; if that is \
+                 meant, say --confirm {name}"
+            )));
         }
-        Verb::Host(HostVerb::Add { .. }) => Edit::AddHost(host(verb)?),
-        Verb::Host(HostVerb::Remove { name }) => Edit::RemoveHost(name.clone()),
-        Verb::Lun(LunVerb::Map {
-            host,
+    };
+    ask(cli, Ask::Edit(edit)).await
+}
+
+async fn host(cli: &Cli, verb: &HostVerb) -> Result<(), Refusal> {
+    let edit = match verb {
+        HostVerb::List => return list(cli, |cluster| Ok(render::hosts(cluster))).await,
+        HostVerb::Add(args) => Edit::AddHost(described(args)?),
+        HostVerb::Remove { name } => Edit::RemoveHost(name.clone()),
+    };
+    ask(cli, Ask::Edit(edit)).await
+}
+
+async fn group(cli: &Cli, verb: &GroupVerb) -> Result<(), Refusal> {
+    let membership = |group: &String, host: &String| Membership {
+        group: group.clone(),
+        host: host.clone(),
+    };
+    let edit = match verb {
+        GroupVerb::List => return list(cli, |cluster| Ok(render::groups(cluster))).await,
+        GroupVerb::Create { name } => Edit::AddGroup(name.clone()),
+        GroupVerb::Add { group, host } => Edit::Join(membership(group, host)),
+        GroupVerb::Remove { group, host } => Edit::Leave(membership(group, host)),
+        GroupVerb::Delete { name } => Edit::RemoveGroup(name.clone()),
+    };
+    ask(cli, Ask::Edit(edit)).await
+}
+
+async fn lun(cli: &Cli, verb: &LunVerb) -> Result<(), Refusal> {
+    let edit = match verb {
+        LunVerb::List => return list(cli, |cluster| Ok(render::maps(cluster))).await,
+        LunVerb::Map {
+            to,
             lun,
             volume,
             read_only,
-        }) => Edit::Map(Map {
-            host: host.clone(),
+        } => Edit::Map(Map {
+            to: to.viewer(),
             lun: *lun,
             volume: volume.clone(),
             read_only: *read_only,
         }),
-        Verb::Lun(LunVerb::Unmap { host, lun }) => Edit::Unmap {
-            host: host.clone(),
+        LunVerb::Unmap { from, lun } => Edit::Unmap {
+            from: from.viewer(),
             lun: *lun,
         },
-        Verb::Address(AddressVerb::Add { cidr }) => Edit::AddAddress(*cidr),
-        Verb::Address(AddressVerb::Remove { address }) => Edit::RemoveAddress(*address),
-        Verb::Volume(VolumeVerb::List)
-        | Verb::Host(HostVerb::List)
-        | Verb::Lun(LunVerb::List)
-        | Verb::Address(AddressVerb::List)
-        | Verb::Demo(_)
-        | Verb::Init
-        | Verb::Run(_)
-        | Verb::Witness(_)
-        | Verb::Status { .. }
-        | Verb::Events { .. }
-        | Verb::Config(_) => return Err(Refusal::usage("this verb asks for no change")),
     };
-    Ok(Ask::Edit(edit))
+    ask(cli, Ask::Edit(edit)).await
 }
 
-fn host(verb: &Verb) -> Result<Host, Refusal> {
-    let Verb::Host(HostVerb::Add {
-        name,
-        iqn,
-        network,
-        chap_user,
-        chap_secret_file,
-        mutual_user,
-        mutual_secret_file,
-    }) = verb
-    else {
-        return Err(Refusal::usage("no host was described"));
+async fn address(cli: &Cli, verb: &AddressVerb) -> Result<(), Refusal> {
+    let edit = match verb {
+        AddressVerb::List => return list(cli, |cluster| Ok(render::addresses(cluster))).await,
+        AddressVerb::Add { cidr } => Edit::AddAddress(*cidr),
+        AddressVerb::Remove { address } => Edit::RemoveAddress(*address),
     };
-    let credentials = |user: &Option<String>, file: &Option<std::path::PathBuf>| match (user, file)
-    {
+    ask(cli, Ask::Edit(edit)).await
+}
+
+fn described(args: &HostArgs) -> Result<Host, Refusal> {
+    let credentials = |user: &Option<String>, file: &Option<PathBuf>| match (user, file) {
         (Some(user), Some(file)) => Ok(Some((user.clone(), secret(file)?))),
         (None, _) | (_, None) => Ok(None),
     };
-    let mutual = credentials(mutual_user, mutual_secret_file)?;
-    let chap = credentials(chap_user, chap_secret_file)?.map(|(user, secret)| Chap {
-        user,
-        secret,
-        mutual,
-    });
+    let mutual = credentials(&args.mutual_user, &args.mutual_secret_file)?;
+    let chap = credentials(&args.chap_user, &args.chap_secret_file)?;
     Ok(Host {
-        name: name.clone(),
-        iqns: iqn.clone(),
-        networks: network.clone(),
-        chap,
+        name: args.name.clone(),
+        iqns: args.iqn.clone(),
+        networks: args.network.clone(),
+        chap: chap.map(|(user, secret)| Chap {
+            user,
+            secret,
+            mutual,
+        }),
     })
 }
 
@@ -223,22 +221,6 @@ fn secret(file: &Path) -> Result<String, Refusal> {
                 file.display()
             ))
         })
-}
-
-/// `20GiB`, `512 MiB`, `1T`: binary units, also without the `iB`.
-fn size_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size; write it like 512MiB, 20GiB or 1TiB");
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match text[digits.len()..].trim().trim_end_matches("iB") {
-        "" | "B" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << unit).ok_or_else(wrong)
 }
 
 fn config_check(cli: &Cli) -> Result<(), Refusal> {
@@ -265,21 +247,5 @@ pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::size_bytes;
-
-    #[test]
-    fn sizes_are_binary() {
-        assert_eq!(size_bytes("512MiB"), Ok(512 << 20));
-        assert_eq!(size_bytes("20 GiB"), Ok(20 << 30));
-        assert_eq!(size_bytes("1T"), Ok(1 << 40));
-        assert_eq!(size_bytes("4096"), Ok(4096));
-        for wrong in ["", "GiB", "1.5G", "10X", "99999999999T"] {
-            assert!(size_bytes(wrong).is_err(), "{wrong}");
-        }
     }
 }

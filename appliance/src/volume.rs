@@ -1,7 +1,9 @@
 //! One volume of the mirror as the target's [`Backend`], and the one translation between them.
 
 use bytes::{Bytes, BytesMut};
-use iscsi_target::backend::{Backend, BackendError, Completion, Done, Fua, Geometry, Request};
+use iscsi_target::backend::{
+    Backend, BackendError, Completion, Done, Fua, Geometry, MayUnmap, Request,
+};
 use replication::engine::{Command, CommandError, Completed};
 use replication::shell::Handle;
 use replication::types::{self as mirror, VolumeNumber};
@@ -96,11 +98,13 @@ fn command(volume: VolumeNumber, request: Request) -> Command {
                 fua,
             }
         }
+        // `unmap` decides nothing: the mirror is thin wherever it is zero (see `geometry`), on both
+        // boxes, and promises nobody that a block keeps its place on a disk (SBC-3 §4.7).
         Request::WriteZeroes {
             offset_bytes,
             len_bytes,
+            unmap: MayUnmap::Yes | MayUnmap::No,
             fua,
-            ..
         } => zeroes(offset_bytes, len_bytes, fua_of(fua)),
         Request::Unmap {
             offset_bytes,

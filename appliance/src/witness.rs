@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 use crate::api::types::Refusal;
 use crate::config::WitnessConfig;
 use crate::identity::{self, WITNESS};
-use crate::preflight;
+use crate::{preflight, runtime};
 
 /// Runs until it is killed; its state is durable at every moment.
 ///
@@ -18,11 +18,8 @@ use crate::preflight;
 pub fn run(file: &Path) -> Result<(), Refusal> {
     crate::log::start();
     let config = WitnessConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Refusal::failed(format!("cannot start: {error}")))?;
-    runtime.block_on(serve(&config)).map_err(Refusal::failed)
+    let event_loop = runtime::event_loop().map_err(Refusal::failed)?;
+    event_loop.block_on(serve(&config)).map_err(Refusal::failed)
 }
 
 async fn serve(config: &WitnessConfig) -> Result<(), String> {

@@ -1,4 +1,5 @@
-//! Which firmware slot starts next, and what an update may touch.
+//! Which firmware slot starts next, and what an update may touch. Not used by a running box yet:
+//! there is no updater.
 //!
 //! A slot is one unified kernel image on the ESP, in `EFI/Linux`. Its file name is its whole
 //! state; the boot loader counts in it before the kernel starts (the Boot Loader Specification's

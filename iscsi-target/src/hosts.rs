@@ -488,17 +488,18 @@ impl Hosts {
     }
 }
 
-/// Checks hosts and their maps without putting them in force.
+/// Checks hosts, groups and their maps without putting them in force.
 ///
 /// # Errors
 /// The first rule that is broken.
 pub fn check(
     hosts: &[HostConfig],
+    groups: &[GroupConfig],
     maps: &[MapConfig],
     units: &BTreeSet<UnitId>,
 ) -> Result<(), ConfigError> {
     Hosts::default()
-        .configure(hosts, &[], maps, units)
+        .configure(hosts, groups, maps, units)
         .map(|_| ())
 }
 

@@ -487,7 +487,37 @@ const CHANGES: &[Change] = &[
     ),
     (&["lun", "map", "one", "256", "demo0"], USAGE, &["256"]),
     (&["lun", "unmap", "one", "5"], USAGE, &["LUN 5", "lun list"]),
-    (&["volume", "create", "small", "1KiB"], USAGE, &["1 MiB"]),
+    (
+        &["lun", "map", "nothing", "0", "demo0", "--group"],
+        USAGE,
+        &["nothing", "group list"],
+    ),
+    (
+        &["lun", "unmap", "any", "0", "--group"],
+        USAGE,
+        &["group any", "lun list"],
+    ),
+    (&["group", "create", "one"], USAGE, &["one", "another name"]),
+    (
+        &["group", "add", "nothing", "one"],
+        USAGE,
+        &["nothing", "group list"],
+    ),
+    (
+        &["group", "delete", "nothing"],
+        USAGE,
+        &["nothing", "group list"],
+    ),
+    (
+        &["volume", "create", "small", "1KiB"],
+        USAGE,
+        &["1 MiB", "128 TiB"],
+    ),
+    (
+        &["volume", "create", "large", "129TiB"],
+        USAGE,
+        &["128 TiB"],
+    ),
     (
         &["volume", "create", "odd", "12XB"],
         USAGE,
@@ -607,7 +637,13 @@ fn a_wrong_secret_and_an_unknown_initiator_get_nothing() {
         ],
         0,
     );
-    ask(&stage, &served, &["lun", "map", "c", "0", "demo0"], 0);
+    for words in [
+        &["group", "create", "g"][..],
+        &["group", "add", "g", "c"],
+        &["lun", "map", "g", "0", "demo0", "--group"],
+    ] {
+        ask(&stage, &served, words, 0);
+    }
     let target = served.ready["target"]
         .as_str()
         .expect("the ready line has it");
@@ -633,6 +669,10 @@ fn a_wrong_secret_and_an_unknown_initiator_get_nothing() {
         assert_ne!(told.code, Some(0), "{what}: {}", told.out);
         assert!(!told.out.contains("TWINSAN"), "{what}: {}", told.out);
     }
+    // Who left the group of a map sees nothing any more.
+    ask(&stage, &served, &["group", "remove", "g", "c"], 0);
+    let left = inquiry(name, "u%correct-horse-battery@");
+    assert!(!left.out.contains("TWINSAN"), "{}{}", left.out, left.err);
     let shown = config(&stage, &served);
     assert!(
         !shown.contains("correct-horse"),

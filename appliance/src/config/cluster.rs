@@ -4,23 +4,28 @@
 //! (law D11). An edit either gives a whole new valid value with the next generation or an error
 //! and no change.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use iscsi_target::hosts;
+use replication::meta;
 
+use super::address::{Cidr, Network};
 use super::node::name_is_plain;
 use crate::masking::Masking;
+use crate::size;
 
 /// Volumes a pair holds at the most; the system volume is not counted.
 pub const VOLUMES_MAX: usize = 256;
 /// Service addresses a pair holds at the most: each has a portal group of its own.
 pub const ADDRESSES_MAX: usize = 16;
-/// Smallest and largest volume.
-pub const VOLUME_BYTES_MIN: u64 = 1 << 20;
-const VOLUME_BYTES_MAX: u64 = 1 << 50;
+/// Groups of hosts in one configuration.
+pub const GROUPS_MAX: usize = 64;
+/// Smallest volume: one region of the mirror. The largest is the mirror's.
+pub const VOLUME_BYTES_MIN: u64 = meta::REGION_BYTES;
 
 /// Everything both boxes agree on.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -39,7 +44,10 @@ pub struct Cluster {
     /// Who may log in.
     #[serde(rename = "host")]
     pub hosts: Vec<Host>,
-    /// Which host sees which volume under which number.
+    /// Hosts that share maps.
+    #[serde(rename = "group")]
+    pub groups: Vec<Group>,
+    /// Who sees which volume under which number.
     #[serde(rename = "map")]
     pub maps: Vec<Map>,
     /// Next number for a volume; numbers are never reused.
@@ -57,6 +65,7 @@ impl Default for Cluster {
             addresses: Vec::new(),
             volumes: Vec::new(),
             hosts: Vec::new(),
+            groups: Vec::new(),
             maps: Vec::new(),
             next_volume: 1,
             next_tag: 1,
@@ -77,23 +86,10 @@ pub struct Generation {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Address {
-    /// The address.
-    pub ip: IpAddr,
-    /// Bits of its network.
-    pub prefix: u8,
+    /// The address and the bits of its network.
+    pub cidr: Cidr,
     /// Portal group tag, target port group and relative port: they belong to the portal.
     pub tag: u16,
-}
-
-impl Address {
-    /// The address with its network.
-    #[must_use]
-    pub const fn network(&self) -> Network {
-        Network {
-            ip: self.ip,
-            prefix: self.prefix,
-        }
-    }
 }
 
 /// One volume.
@@ -127,14 +123,25 @@ pub struct Host {
     pub chap: Option<Chap>,
 }
 
-/// An IP network.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Network {
-    /// First address or any in it.
-    pub ip: IpAddr,
-    /// Bits.
-    pub prefix: u8,
+/// Several hosts that see the same volumes under the same numbers, such as a cluster's.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Name, for people; no host has it.
+    pub name: String,
+    /// Names of its hosts.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+/// Who a map is for, by name.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Viewer {
+    /// One host.
+    Host(String),
+    /// Each host of a group.
+    Group(String),
 }
 
 /// CHAP credentials. Never printed by status, logs or `config show`.
@@ -150,8 +157,8 @@ pub struct Chap {
     pub mutual: Option<(String, String)>,
 }
 
-impl std::fmt::Debug for Chap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Chap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Chap({}, ***)", self.user)
     }
 }
@@ -160,9 +167,9 @@ impl std::fmt::Debug for Chap {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Map {
-    /// Host name.
-    pub host: String,
-    /// Number the host sees.
+    /// Who sees it.
+    pub to: Viewer,
+    /// Number they see.
     pub lun: u16,
     /// Volume name.
     pub volume: String,
@@ -190,21 +197,38 @@ pub enum Edit {
     RemoveVolume(String),
     /// A new host.
     AddHost(Host),
-    /// Forgets a host and its maps.
+    /// Forgets a host, its maps and its places in groups.
     RemoveHost(String),
-    /// Shows a volume to a host.
+    /// A new group, without hosts.
+    AddGroup(String),
+    /// Forgets a group that has no maps.
+    RemoveGroup(String),
+    /// Puts a host into a group: it sees what the group sees.
+    Join(Membership),
+    /// Takes a host out of a group.
+    Leave(Membership),
+    /// Shows a volume to a host or a group.
     Map(Map),
     /// Hides it again.
     Unmap {
-        /// Host name.
-        host: String,
-        /// Number the host sees.
+        /// From whom.
+        from: Viewer,
+        /// Number they see.
         lun: u16,
     },
     /// A new service address.
-    AddAddress(Network),
+    AddAddress(Cidr),
     /// Gives a service address up.
     RemoveAddress(IpAddr),
+}
+
+/// A host in a group.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Membership {
+    /// Name of the group.
+    pub group: String,
+    /// Name of the host.
+    pub host: String,
 }
 
 impl Cluster {
@@ -258,33 +282,41 @@ impl Cluster {
             }
             Edit::RemoveVolume(name) => self.remove_volume(name)?,
             Edit::AddHost(host) => self.hosts.push(host.clone()),
-            Edit::RemoveHost(name) => {
-                self.host(name)?;
-                self.hosts.retain(|host| host.name != *name);
-                self.maps.retain(|map| map.host != *name);
+            Edit::RemoveHost(name) => self.remove_host(name)?,
+            Edit::AddGroup(name) => self.groups.push(Group {
+                name: name.clone(),
+                hosts: Vec::new(),
+            }),
+            Edit::RemoveGroup(name) => self.remove_group(name)?,
+            Edit::Join(Membership { group, host }) => {
+                self.host(host)?;
+                self.group(group)?.hosts.push(host.clone());
+            }
+            Edit::Leave(Membership { group, host }) => {
+                let hosts = &mut self.group(group)?.hosts;
+                let at = hosts.iter().position(|member| member == host);
+                hosts.remove(at.ok_or_else(|| {
+                    format!("host {host} is not in group {group}; see `twinsan group list`")
+                })?);
             }
             Edit::Map(map) => self.maps.push(map.clone()),
-            Edit::Unmap { host, lun } => {
+            Edit::Unmap { from, lun } => {
                 let before = self.maps.len();
-                self.maps.retain(|map| map.host != *host || map.lun != *lun);
+                self.maps.retain(|map| map.to != *from || map.lun != *lun);
                 if self.maps.len() == before {
-                    return Err(format!(
-                        "host {host} has no LUN {lun}; see `twinsan lun list`"
-                    ));
+                    return Err(format!("{from} has no LUN {lun}; see `twinsan lun list`"));
                 }
             }
-            Edit::AddAddress(network) => {
-                let Network { ip, prefix } = *network;
+            Edit::AddAddress(cidr) => {
                 self.addresses.push(Address {
-                    ip,
-                    prefix,
+                    cidr: *cidr,
                     tag: self.next_tag,
                 });
                 self.next_tag += 1;
             }
             Edit::RemoveAddress(ip) => {
                 let before = self.addresses.len();
-                self.addresses.retain(|address| address.ip != *ip);
+                self.addresses.retain(|address| address.cidr.ip() != *ip);
                 if self.addresses.len() == before {
                     return Err(format!(
                         "{ip} is no service address; see `twinsan address list`"
@@ -299,11 +331,38 @@ impl Cluster {
         self.volume(name)?;
         if let Some(map) = self.maps.iter().find(|map| map.volume == name) {
             return Err(format!(
-                "volume {name} is LUN {} of host {}; first `twinsan lun unmap {} {}`",
-                map.lun, map.host, map.host, map.lun
+                "volume {name} is LUN {} of {}; first `{}`",
+                map.lun,
+                map.to,
+                map.unmap()
             ));
         }
         self.volumes.retain(|volume| volume.name != name);
+        Ok(())
+    }
+
+    fn remove_host(&mut self, name: &str) -> Result<(), String> {
+        self.host(name)?;
+        self.hosts.retain(|host| host.name != name);
+        let own = Viewer::Host(name.to_owned());
+        self.maps.retain(|map| map.to != own);
+        for group in &mut self.groups {
+            group.hosts.retain(|host| host != name);
+        }
+        Ok(())
+    }
+
+    fn remove_group(&mut self, name: &str) -> Result<(), String> {
+        self.group(name)?;
+        let own = Viewer::Group(name.to_owned());
+        if let Some(map) = self.maps.iter().find(|map| map.to == own) {
+            return Err(format!(
+                "{own} still has LUN {}; first `{}`",
+                map.lun,
+                map.unmap()
+            ));
+        }
+        self.groups.retain(|group| group.name != name);
         Ok(())
     }
 
@@ -325,14 +384,28 @@ impl Cluster {
             .ok_or_else(|| format!("there is no host {name}; see `twinsan host list`"))
     }
 
+    fn group(&mut self, name: &str) -> Result<&mut Group, String> {
+        self.groups
+            .iter_mut()
+            .find(|group| group.name == name)
+            .ok_or_else(|| no_group(name))
+    }
+
     /// Every rule of the whole value.
     fn check(&self) -> Result<(), String> {
         self.check_volumes()?;
         for host in &self.hosts {
             name_is_plain(&host.name)?;
         }
+        self.check_groups()?;
         for map in &self.maps {
-            self.host(&map.host)?;
+            match &map.to {
+                Viewer::Host(name) => {
+                    self.host(name)?;
+                }
+                Viewer::Group(name) if self.groups.iter().any(|group| group.name == *name) => {}
+                Viewer::Group(name) => return Err(no_group(name)),
+            }
         }
         Masking::of(self)?;
         self.check_addresses()
@@ -350,13 +423,39 @@ impl Cluster {
         )?;
         for volume in &self.volumes {
             name_is_plain(&volume.name)?;
-            if !(VOLUME_BYTES_MIN..=VOLUME_BYTES_MAX).contains(&volume.size_bytes)
-                || volume.size_bytes % 4096 != 0
-            {
+            if volume.size_bytes < VOLUME_BYTES_MIN || !meta::is_size(volume.size_bytes) {
                 return Err(format!(
-                    "{} bytes is no size for volume {}; use 1 MiB to 1 PiB in whole 4 KiB",
-                    volume.size_bytes, volume.name
+                    "{} bytes is no size for volume {}; use {} to {} in whole {}",
+                    volume.size_bytes,
+                    volume.name,
+                    size::shown(VOLUME_BYTES_MIN),
+                    size::shown(meta::VOLUME_MAX_BYTES),
+                    size::shown(meta::UNIT_BYTES)
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hosts and groups share one space of names, so that a name in a list says who is meant.
+    fn check_groups(&self) -> Result<(), String> {
+        if self.groups.len() > GROUPS_MAX {
+            return Err(format!(
+                "a pair holds {GROUPS_MAX} groups; delete one first"
+            ));
+        }
+        unique(self.groups.iter().map(|it| it.name.as_str()), "group")?;
+        for group in &self.groups {
+            name_is_plain(&group.name)?;
+            if self.host(&group.name).is_ok() {
+                return Err(format!(
+                    "{} is the name of a host and of a group; choose another name",
+                    group.name
+                ));
+            }
+            let mut seen = std::collections::BTreeSet::new();
+            if let Some(twice) = group.hosts.iter().find(|host| !seen.insert(*host)) {
+                return Err(format!("host {twice} is in group {} already", group.name));
             }
         }
         Ok(())
@@ -367,13 +466,13 @@ impl Cluster {
             return Err(format!("a pair holds {ADDRESSES_MAX} service addresses"));
         }
         for (index, address) in self.addresses.iter().enumerate() {
+            let ip = address.cidr.ip();
             if self.addresses[..index]
                 .iter()
-                .any(|other| other.ip == address.ip)
+                .any(|other| other.cidr.ip() == ip)
             {
-                return Err(format!("{} is a service address already", address.ip));
+                return Err(format!("{ip} is a service address already"));
             }
-            let ip = address.ip;
             if ip.is_unspecified() || ip.is_multicast() {
                 return Err(format!(
                     "{ip} cannot be a service address; use one host address"
@@ -409,40 +508,37 @@ fn unique<'a>(names: impl Iterator<Item = &'a str>, what: &str) -> Result<(), St
     Ok(())
 }
 
-impl TryFrom<String> for Network {
-    type Error = String;
+fn no_group(name: &str) -> String {
+    format!("there is no group {name}; see `twinsan group list`")
+}
 
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
+impl Map {
+    /// The command that ends it.
+    fn unmap(&self) -> String {
+        let group = match self.to {
+            Viewer::Host(_) => "",
+            Viewer::Group(_) => " --group",
+        };
+        format!("twinsan lun unmap {} {}{group}", self.to.name(), self.lun)
     }
 }
 
-impl std::str::FromStr for Network {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an address with network bits; write 10.0.0.10/24");
-        let (ip, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let ip: IpAddr = ip.parse().map_err(|_| wrong())?;
-        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
-        let bits_max = if ip.is_ipv4() { 32 } else { 128 };
-        if prefix > bits_max {
-            Err(wrong())
-        } else {
-            Ok(Self { ip, prefix })
+impl Viewer {
+    /// Its name; hosts and groups share one space of names.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Host(name) | Self::Group(name) => name,
         }
     }
 }
 
-impl From<Network> for String {
-    fn from(network: Network) -> Self {
-        network.to_string()
-    }
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.ip, self.prefix)
+impl fmt::Display for Viewer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) => write!(f, "host {name}"),
+            Self::Group(name) => write!(f, "group {name}"),
+        }
     }
 }
 
@@ -518,7 +614,7 @@ mod tests {
             .with(&Edit::AddHost(host("a", "iqn.2026-11.org.x:a")), 3)
             .expect("good");
         let map = Map {
-            host: "a".into(),
+            to: Viewer::Host("a".into()),
             lun: 0,
             volume: "v".into(),
             read_only: false,
@@ -549,22 +645,136 @@ mod tests {
             ),
             (
                 Edit::Unmap {
-                    host: "a".into(),
+                    from: Viewer::Host("a".into()),
                     lun: 7,
                 },
                 "has no LUN 7",
             ),
             (
-                Edit::AddAddress(Network {
-                    ip: [0, 0, 0, 0].into(),
-                    prefix: 8,
-                }),
+                Edit::AddAddress("0.0.0.0/8".parse().expect("an address")),
                 "cannot be",
             ),
         ];
         for (edit, words) in cases {
             let said = mapped.with(&edit, 3).expect_err(words);
             assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_sizes_are_those_of_the_mirror() {
+        let add = |size_bytes| {
+            let name = "w".to_owned();
+            let uuid = Uuid::from_u128(2);
+            let edit = Edit::AddVolume {
+                name,
+                uuid,
+                size_bytes,
+            };
+            with_one_volume().with(&edit, 3).map(|_| ())
+        };
+        assert_eq!(add(meta::VOLUME_MAX_BYTES), Ok(()));
+        let too_large = meta::VOLUME_MAX_BYTES + meta::UNIT_BYTES;
+        for wrong in [0, 4096, VOLUME_BYTES_MIN + 512, too_large] {
+            let said = add(wrong).expect_err("no size");
+            assert!(
+                said.contains("use 1 MiB to 128 TiB in whole 4 KiB"),
+                "{said}"
+            );
+        }
+    }
+
+    fn with_a_group() -> Cluster {
+        let mut cluster = with_one_volume();
+        let to = Viewer::Group("g".into());
+        let edits = [
+            Edit::AddHost(host("a", "iqn.2026-11.org.x:a")),
+            Edit::AddHost(host("b", "iqn.2026-11.org.x:b")),
+            Edit::AddGroup("g".into()),
+            Edit::Join(member("a")),
+            Edit::Map(map(to, 0)),
+        ];
+        for edit in edits {
+            cluster = cluster.with(&edit, 3).expect("a good edit");
+        }
+        cluster
+    }
+
+    fn member(host: &str) -> Membership {
+        Membership {
+            group: "g".into(),
+            host: host.into(),
+        }
+    }
+
+    fn map(to: Viewer, lun: u16) -> Map {
+        Map {
+            to,
+            lun,
+            volume: "v".into(),
+            read_only: false,
+        }
+    }
+
+    #[test]
+    fn a_host_sees_what_its_group_sees_for_as_long_as_it_is_in_it() {
+        let with = |cluster: &Cluster, edit| cluster.with(&edit, 3).expect("a good edit");
+        let cluster = with(&with_a_group(), Edit::Join(member("b")));
+        let masking = Masking::of(&cluster).expect("good");
+        assert_eq!(masking.groups[0].hosts, ["a", "b"]);
+        let text = toml::to_string(&cluster).expect("serializes");
+        assert_eq!(
+            toml::from_str::<Cluster>(&text).expect("its own text"),
+            cluster
+        );
+        let cluster = with(&cluster, Edit::Leave(member("a")));
+        let cluster = with(&cluster, Edit::RemoveHost("b".into()));
+        assert!(cluster.groups[0].hosts.is_empty(), "{cluster:?}");
+        let own = map(Viewer::Host("a".into()), 0);
+        let cluster = with(&cluster, Edit::Map(own));
+        assert_eq!(cluster.maps.len(), 2, "one for the group, one for the host");
+    }
+
+    #[test]
+    fn bad_groups_say_why() {
+        let cluster = with_a_group();
+        let unknown = Membership {
+            group: "h".into(),
+            host: "a".into(),
+        };
+        let cases = [
+            (Edit::AddGroup("g".into()), "a group g already"),
+            (Edit::AddGroup("a".into()), "of a host and of a group"),
+            (Edit::AddGroup("g g".into()), "not a name"),
+            (
+                Edit::AddHost(host("g", "iqn.2026-11.org.x:g")),
+                "of a host and of a group",
+            ),
+            (Edit::Join(member("a")), "in group g already"),
+            (Edit::Join(member("c")), "see `twinsan host list`"),
+            (Edit::Join(unknown), "see `twinsan group list`"),
+            (Edit::Leave(member("b")), "b is not in group g"),
+            (
+                Edit::RemoveGroup("g".into()),
+                "`twinsan lun unmap g 0 --group`",
+            ),
+            (Edit::RemoveVolume("v".into()), "is LUN 0 of group g"),
+            (
+                Edit::Map(map(Viewer::Group("h".into()), 1)),
+                "see `twinsan group list`",
+            ),
+            (Edit::Map(map(Viewer::Host("a".into()), 0)), "mapped twice"),
+            (
+                Edit::Unmap {
+                    from: Viewer::Host("g".into()),
+                    lun: 0,
+                },
+                "host g has no LUN 0",
+            ),
+        ];
+        for (edit, words) in cases {
+            let said = cluster.with(&edit, 3).expect_err(words);
+            assert!(said.contains(words), "{words}: {said}");
         }
     }
 

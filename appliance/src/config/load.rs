@@ -40,11 +40,18 @@ pub enum ConfigError {
 /// # Errors
 /// [`ConfigError::Unreadable`] and [`ConfigError::Text`].
 pub fn file<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    text_of(path, &read(path)?)
+}
+
+/// Reads one file.
+///
+/// # Errors
+/// [`ConfigError::Unreadable`].
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
-    })?;
-    text_of(path, &text)
+    })
 }
 
 /// Parses `text`, which came from `path`.

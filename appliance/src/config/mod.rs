@@ -4,6 +4,7 @@
 //! ([`cluster`]) is replicated in the system volume (law D10) and changed only by the primary
 //! (law D11).
 
+pub mod address;
 pub mod cluster;
 pub mod load;
 pub mod node;

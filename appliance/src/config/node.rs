@@ -9,13 +9,15 @@ use uuid::Uuid;
 
 use super::load::{self, ConfigError};
 
+/// Heartbeat links of a box; the witness has a number of its own behind them.
+pub const LINKS_MAX: usize = 254;
+
 /// One box.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Name of this box.
     pub node: String,
-    /// Name of the other box.
+    /// Name of the other box; another one than `node`.
     pub peer: String,
     /// The group both boxes belong to.
     pub group: Uuid,
@@ -25,16 +27,36 @@ pub struct NodeConfig {
     pub state: PathBuf,
     /// Socket of the local API.
     pub api: PathBuf,
-    /// Heartbeat links to the peer; the ones with role `replication` carry the data too.
-    #[serde(default, rename = "link")]
+    /// The link that carries the data: the first one with that role.
+    pub replication: Link,
+    /// Heartbeat links to the peer, that one included; at most [`LINKS_MAX`].
     pub links: Vec<Link>,
-    /// The third vote.
-    pub witness: Option<WitnessAddress>,
-    /// Ports, where they differ from the usual ones.
-    #[serde(default)]
+    /// Where the witness answers.
+    pub witness: IpAddr,
+    /// Ports of this box's services.
     pub ports: Ports,
-    /// Where volumes live.
-    pub pool: Pool,
+    /// The directory where volumes live: one sparse file for each.
+    pub pool: PathBuf,
+    /// How the disks are driven.
+    pub io: PoolIo,
+}
+
+/// `node.toml` as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeFile {
+    node: String,
+    peer: String,
+    group: Uuid,
+    key_file: PathBuf,
+    state: PathBuf,
+    api: PathBuf,
+    #[serde(default, rename = "link")]
+    links: Vec<Link>,
+    witness: Option<WitnessAddress>,
+    #[serde(default)]
+    ports: Ports,
+    pool: Pool,
 }
 
 /// One heartbeat link.
@@ -63,12 +85,10 @@ pub enum LinkRole {
     Management,
 }
 
-/// Where the witness answers.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WitnessAddress {
-    /// Its address.
-    pub address: IpAddr,
+struct WitnessAddress {
+    address: IpAddr,
 }
 
 /// Ports of this box's services.
@@ -96,17 +116,13 @@ impl Default for Ports {
     }
 }
 
-/// Where volumes live.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pool {
-    /// A directory: one sparse file for each volume.
-    pub path: Option<PathBuf>,
-    /// An LVM volume group: one logical volume for each volume.
-    pub vg: Option<String>,
-    /// How the disks are driven.
+struct Pool {
+    path: Option<PathBuf>,
+    vg: Option<String>,
     #[serde(default)]
-    pub io: PoolIo,
+    io: PoolIo,
 }
 
 /// How the disks are driven.
@@ -150,8 +166,7 @@ impl NodeConfig {
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         let links = self.links.iter().flat_map(|link| [link.address, link.peer]);
-        let witness = self.witness.iter().map(|witness| witness.address);
-        links.chain(witness).collect()
+        links.chain([self.witness]).collect()
     }
 
     /// Reads and checks a file; relative paths in it are relative to its folder.
@@ -159,66 +174,97 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`], naming file, line and what to write instead.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = load::file(path)?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        for relative in [&mut config.key_file, &mut config.state, &mut config.api]
-            .into_iter()
-            .chain(config.pool.path.as_mut())
-        {
-            *relative = folder.join(&relative);
-        }
-        config.check().map_err(|message| ConfigError::Values {
-            path: path.to_owned(),
-            message,
-        })?;
-        Ok(config)
+        Self::of_text(path, &load::read(path)?)
     }
 
-    /// What types alone cannot rule out.
-    fn check(&self) -> Result<(), String> {
-        if self.node == self.peer {
+    /// What `text`, which came from `path`, says.
+    ///
+    /// # Errors
+    /// [`ConfigError`], as for a file.
+    pub fn of_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: NodeFile = load::text_of(path, text)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        Self::parse(file, folder).map_err(|message| ConfigError::Values {
+            path: path.to_owned(),
+            message,
+        })
+    }
+
+    fn parse(file: NodeFile, folder: &Path) -> Result<Self, String> {
+        if file.node == file.peer {
             return Err(format!(
                 "node and peer are both called `{}`; the two boxes need different names",
-                self.node
+                file.node
             ));
         }
-        for name in [&self.node, &self.peer] {
+        for name in [&file.node, &file.peer] {
             name_is_plain(name)?;
         }
-        if !self
-            .links
-            .iter()
-            .any(|link| link.role == LinkRole::Replication)
-        {
-            return Err(
-                "no [[link]] with role = \"replication\"; the mirrored data needs one; \
-                        add it with the addresses of both boxes"
-                    .to_owned(),
-            );
-        }
-        if let Some(link) = self.links.iter().find(|link| link.address == link.peer) {
-            return Err(format!(
-                "link `{}` has the same address on both ends ({}); write the other box's address \
-                 as peer",
-                link.name, link.peer
-            ));
-        }
-        if self.witness.is_none() {
-            return Err(
-                "no [witness] address; this version moves the primary role only with a \
-                        witness as third vote; run `twinsan witness` on a third host and add its \
-                        address"
-                    .to_owned(),
-            );
-        }
-        match (&self.pool.path, &self.pool.vg) {
-            (Some(_), None) => Ok(()),
-            (None, Some(vg)) => Err(format!(
-                "[pool] vg = \"{vg}\" is not supported in this version; use path = \"DIRECTORY\""
-            )),
-            (None, None) | (Some(_), Some(_)) => {
-                Err("[pool] needs exactly one of path = \"DIRECTORY\" and vg = \"NAME\"".to_owned())
-            }
+        let replication = replication_link(&file.links)?;
+        let witness = file.witness.ok_or(
+            "no [witness] address; this version moves the primary role only with a witness as \
+             third vote; run `twinsan witness` on a third host and add its address",
+        )?;
+        Ok(Self {
+            replication,
+            pool: folder.join(directory(file.pool.path, file.pool.vg)?),
+            io: file.pool.io,
+            witness: witness.address,
+            key_file: folder.join(file.key_file),
+            state: folder.join(file.state),
+            api: folder.join(file.api),
+            node: file.node,
+            peer: file.peer,
+            group: file.group,
+            links: file.links,
+            ports: file.ports,
+        })
+    }
+
+    /// The links with their numbers.
+    pub fn numbered_links(&self) -> impl Iterator<Item = (u8, &Link)> {
+        (0..).zip(&self.links)
+    }
+
+    /// The number of the way to the witness: the one after the last link's.
+    #[must_use]
+    pub fn witness_link(&self) -> u8 {
+        u8::try_from(self.links.len()).expect("at most LINKS_MAX, see parse")
+    }
+}
+
+/// Checks all links; gives the one that carries the data.
+fn replication_link(links: &[Link]) -> Result<Link, String> {
+    if links.len() > LINKS_MAX {
+        return Err(format!(
+            "there are {} [[link]] entries and {LINKS_MAX} are possible; remove some",
+            links.len()
+        ));
+    }
+    if let Some(link) = links.iter().find(|link| link.address == link.peer) {
+        return Err(format!(
+            "link `{}` has the same address on both ends ({}); write the other box's address as \
+             peer",
+            link.name, link.peer
+        ));
+    }
+    let carries_data = |link: &&Link| link.role == LinkRole::Replication;
+    let found = links.iter().find(carries_data).cloned();
+    found.ok_or_else(|| {
+        "no [[link]] with role = \"replication\"; the mirrored data needs one; add it with the \
+         addresses of both boxes"
+            .to_owned()
+    })
+}
+
+fn directory(path: Option<PathBuf>, vg: Option<String>) -> Result<PathBuf, String> {
+    match (path, vg) {
+        (Some(path), None) => Ok(path),
+        (None, Some(vg)) => Err(format!(
+            "[pool] vg = \"{vg}\" is not supported in this version; use path = \"DIRECTORY\""
+        )),
+        (None, None) | (Some(_), Some(_)) => {
+            Err("[pool] needs exactly one of path = \"DIRECTORY\" and vg = \"NAME\"".to_owned())
         }
     }
 }
@@ -282,9 +328,8 @@ path = "pool"
 "#;
 
     fn parse(text: &str) -> Result<NodeConfig, String> {
-        let config: NodeConfig =
-            load::text_of(Path::new("node.toml"), text).map_err(|error| error.to_string())?;
-        config.check().map(|()| config)
+        let path = Path::new("/etc/twinsan/node.toml");
+        NodeConfig::of_text(path, text).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -292,7 +337,30 @@ path = "pool"
         let config = parse(GOOD).expect("a good file");
         assert_eq!((config.ports.iscsi, config.ports.replication), (3260, 7788));
         assert_eq!((config.ports.heartbeat, config.ports.witness), (6940, 6941));
-        assert_eq!(config.pool.io, PoolIo::Auto);
+        assert_eq!(config.io, PoolIo::Auto);
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file_and_numbers_follow_the_order() {
+        let text = GOOD.replace("\"api.sock\"", "\"/run/api.sock\"");
+        let config = parse(&text).expect("a good file");
+        assert_eq!(config.pool, Path::new("/etc/twinsan/pool"));
+        assert_eq!(config.key_file, Path::new("/etc/twinsan/group.key"));
+        assert_eq!(config.api, Path::new("/run/api.sock"));
+        assert_eq!(config.replication.name, "replication");
+        let numbers: Vec<u8> = config.numbered_links().map(|(number, _)| number).collect();
+        assert_eq!((numbers, config.witness_link()), (vec![0], 1));
+    }
+
+    #[test]
+    fn the_number_of_links_is_bounded() {
+        let at = GOOD.find("[[link]]").expect("a link");
+        let end = GOOD.find("[witness]").expect("a witness");
+        let links = |count| [&GOOD[..at], &GOOD[at..end].repeat(count), &GOOD[end..]].concat();
+        let config = parse(&links(LINKS_MAX)).expect("as many as possible");
+        assert_eq!(usize::from(config.witness_link()), LINKS_MAX);
+        let said = parse(&links(LINKS_MAX + 1)).expect_err("one too many");
+        assert!(said.contains("255 [[link]] entries"), "{said}");
     }
 
     #[test]

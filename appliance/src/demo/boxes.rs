@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::api::client::Client;
 use crate::api::types::Refusal;
-use crate::preflight;
+use crate::identity;
 
 /// Names of the two boxes.
 pub(super) const NODES: [&str; 2] = ["san1", "san2"];
@@ -50,7 +50,7 @@ impl Boxes {
             ))
         };
         let group = Uuid::new_v4();
-        let key = preflight::fresh_key().map_err(failed)?;
+        let key = fresh_key().map_err(Refusal::failed)?;
         for (index, name) in NODES.into_iter().enumerate() {
             write_node(dir, index, name, group, &key).map_err(failed)?;
         }
@@ -95,11 +95,6 @@ impl Boxes {
         };
         crate::init::run_alone(&boxes[0].folder.join("node.toml")).await?;
         Ok(Self { boxes, witness })
-    }
-
-    /// The box called `name`.
-    pub(super) fn named(&mut self, name: &str) -> Option<&mut Process> {
-        self.boxes.iter_mut().find(|process| process.name == name)
     }
 
     /// A sentence about the first process that has ended by itself.
@@ -265,6 +260,12 @@ key_file = "group.key"
     std::fs::write(folder.join("witness.toml"), text)
 }
 
+/// A group key, in the form of a key file.
+fn fresh_key() -> Result<String, String> {
+    let halves = [identity::random()?, identity::random()?];
+    Ok(halves.map(|half| format!("{half:032x}")).concat())
+}
+
 fn secret(file: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
     let mut file = std::fs::OpenOptions::new()
@@ -273,4 +274,18 @@ fn secret(file: &Path, text: &str) -> std::io::Result<()> {
         .mode(0o600)
         .open(file)?;
     file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_key_is_what_a_key_file_must_hold() {
+        let keys = [fresh_key(), fresh_key()].map(|key| key.expect("randomness"));
+        assert_ne!(keys[0], keys[1]);
+        for key in keys {
+            assert!(crate::preflight::parse_key(&key).is_some(), "{key}");
+        }
+    }
 }

@@ -15,9 +15,9 @@ use crate::api::types::{Ask, Refusal, Status};
 use crate::block::BLOCK_BYTES;
 use crate::cli::DemoArgs;
 use crate::clock::boot_ns;
-use crate::config::cluster::{Edit, Host, Map, Network};
+use crate::config::cluster::{Edit, Host, Map, Viewer};
 use crate::load::{Floor, Load, Plan};
-use crate::render;
+use crate::{render, size};
 
 /// Longest wait for a state that must come.
 const STATE_WAIT: Duration = Duration::from_secs(30);
@@ -58,14 +58,14 @@ pub(super) async fn start(boxes: &mut Boxes, report: &Report) -> Result<(), Refu
     until(boxes, &second, "san2 has the volume", has_it).await?;
     report.line(&format!(
         "san1 is primary, san2 stands by, both are in sync: {TARGET} serves {VOLUME} ({}) on {}",
-        render::bytes(VOLUME_BYTES),
+        size::shown(VOLUME_BYTES),
         PORTALS.join(" and ")
     ));
     Ok(())
 }
 
 fn edits() -> Result<Vec<Edit>, Refusal> {
-    let network = |text: &str| text.parse::<Network>().map_err(Refusal::usage);
+    let loopback = "127.0.0.0/8".parse().expect("a network");
     let mut edits = vec![
         Edit::Target(TARGET.to_owned()),
         Edit::AddVolume {
@@ -76,18 +76,19 @@ fn edits() -> Result<Vec<Edit>, Refusal> {
         Edit::AddHost(Host {
             name: "any".to_owned(),
             iqns: Vec::new(),
-            networks: vec![network("127.0.0.0/8")?],
+            networks: vec![loopback],
             chap: None,
         }),
         Edit::Map(Map {
-            host: "any".to_owned(),
+            to: Viewer::Host("any".to_owned()),
             lun: 0,
             volume: VOLUME.to_owned(),
             read_only: false,
         }),
     ];
     for portal in PORTALS {
-        edits.push(Edit::AddAddress(network(&format!("{portal}/8"))?));
+        let cidr = format!("{portal}/8").parse().map_err(Refusal::usage)?;
+        edits.push(Edit::AddAddress(cidr));
     }
     Ok(edits)
 }
@@ -104,9 +105,9 @@ pub(super) async fn tell(
         .map_err(Refusal::failed)?;
     tokio::time::sleep(random_moment(args.seconds)).await;
     kill_primary(boxes, &load, report).await?;
-    bring_back(boxes, &load, report, "san1").await?;
+    bring_back(boxes, &load, report).await?;
     kill_standby(boxes, &load, report).await?;
-    bring_back(boxes, &load, report, "san1").await?;
+    bring_back(boxes, &load, report).await?;
     compare(boxes, &load, report).await
 }
 
@@ -196,51 +197,36 @@ async fn kill_standby(boxes: &mut Boxes, load: &Load, report: &Report) -> Result
     Ok(())
 }
 
-/// Restarts a box and waits until it has every acknowledged write again.
-async fn bring_back(
-    boxes: &mut Boxes,
-    load: &Load,
-    report: &Report,
-    name: &'static str,
-) -> Result<(), Refusal> {
-    boxes
-        .named(name)
-        .ok_or_else(|| Refusal::failed(format!("there is no box {name}")))?
-        .start()?;
-    report.line(&format!(
-        "      {name} starts again and resyncs while writes go on"
-    ));
+/// Restarts the killed box and waits until it has every acknowledged write again.
+async fn bring_back(boxes: &mut Boxes, load: &Load, report: &Report) -> Result<(), Refusal> {
+    boxes.boxes[0].start()?;
+    report.line("      san1 starts again and resyncs while writes go on");
     let primary = boxes.boxes[1].client();
     let mut said_ns = 0;
     let started_ns = boot_ns();
-    until(
-        boxes,
-        &primary,
-        &format!("{name} is in sync again"),
-        |status| {
-            if let Some(resync) = &status.mirror.resync
-                && boot_ns() - said_ns > SAY_AGAIN_MS * 1_000_000
-            {
-                said_ns = boot_ns();
-                let fields = json!({"percent": resync.percent, "left_bytes": resync.left_bytes,
+    until(boxes, &primary, "san1 is in sync again", |status| {
+        if let Some(resync) = &status.mirror.resync
+            && boot_ns() - said_ns > SAY_AGAIN_MS * 1_000_000
+        {
+            said_ns = boot_ns();
+            let fields = json!({"percent": resync.percent, "left_bytes": resync.left_bytes,
                                 "total_bytes": resync.total_bytes,
                                 "bytes_per_second": resync.bytes_per_second,
                                 "seconds_left": resync.seconds_left});
-                let text = format!("      resync {}", render::resync(resync));
-                report.both(&text, "resync", fields);
-            }
-            in_sync(status)
-        },
-    )
+            let text = format!("      resync {}", render::resync(resync));
+            report.both(&text, "resync", fields);
+        }
+        in_sync(status)
+    })
     .await?;
     let took_ms = (boot_ns() - started_ns) / 1_000_000;
     load.progress(1, STATE_WAIT)
         .await
         .map_err(Refusal::failed)?;
     report.both(
-        &format!("      {name} has every acknowledged write again, {took_ms} ms after its start"),
+        &format!("      san1 has every acknowledged write again, {took_ms} ms after its start"),
         "in-sync",
-        json!({"node": name, "took_ms": took_ms}),
+        json!({"node": "san1", "took_ms": took_ms}),
     );
     Ok(())
 }
@@ -276,7 +262,7 @@ async fn compare(boxes: &mut Boxes, load: &Load, report: &Report) -> Result<(), 
     report.both(
         &format!(
             "CHECK both data areas, {} each, are identical",
-            render::bytes(VOLUME_BYTES)
+            size::shown(VOLUME_BYTES)
         ),
         "identical",
         json!({"bytes": VOLUME_BYTES}),

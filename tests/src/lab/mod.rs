@@ -211,7 +211,7 @@ impl Lab {
             }
         }
         command
-            .env("RUST_LOG", "info")
+            .env("TWINSAN_LOG", "info")
             .current_dir(self.folder(place));
         let process = Process::start(command, &self.folder(place).join("log"));
         self.processes.insert(place, process);
