@@ -189,17 +189,6 @@ impl Target {
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.inner.registry.borrow().sessions()
     }
-
-    /// Drops one session. Says whether it was there.
-    pub fn drop_session(&self, key: &SessionKey) -> bool {
-        let found = {
-            let mut registry = self.inner.registry.borrow_mut();
-            registry.drop_where(DropReason::Operator, |known, _| known == key);
-            registry.find(key).is_some()
-        };
-        self.inner.deliver();
-        found
-    }
 }
 
 impl Inner {

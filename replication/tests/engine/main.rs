@@ -5,5 +5,8 @@ mod checks;
 mod disk;
 mod histories;
 mod oracle;
+#[path = "../shell_support/random.rs"]
+mod random;
 mod scenarios;
+mod seeds;
 mod world;

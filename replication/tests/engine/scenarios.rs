@@ -4,7 +4,7 @@ use crate::histories::{SIZE, VOLUME};
 use crate::world::{MS, World, filled, value_of};
 use bytes::Bytes;
 use replication::engine::{
-    Attached, Command, CommandError, Completed, DiskError, Event, Input, Lease, Link, PeerLoss,
+    Attached, Command, CommandError, Completed, DataLink, DiskError, Event, Input, Lease, PeerLoss,
     Role,
 };
 use replication::types::{CommandId, Epoch, Fua, Time, VolumeNumber, VolumeSpec};
@@ -594,7 +594,7 @@ fn frames_of_unknown_sessions_are_ignored() {
         );
         world.input(who, Input::Disconnected { session });
     }
-    assert_eq!(world.engine(0).status().link, Link::Mirroring);
+    assert_eq!(world.engine(0).status().link, DataLink::Mirroring);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Two boxes, their disks, the link between them, a client, and virtual time.
 
 use crate::boss::Boss;
-use crate::disk::{PAGE, Rng, SimDisk};
+use crate::disk::{PAGE, SimDisk};
 use crate::oracle::Oracle;
+use crate::random::Rng;
 use bytes::Bytes;
 use replication::engine::{
     Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, IoDone, Limits, Opened,
