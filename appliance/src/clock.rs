@@ -1,6 +1,7 @@
 //! Clocks of the daemon outside the cores: since boot for durations, wall time for people.
 
 use nix::time::{ClockId, clock_gettime};
+use replication::engine::Lease;
 
 fn nanoseconds(clock: ClockId) -> u64 {
     let time = clock_gettime(clock).expect("Linux has this clock");
@@ -17,4 +18,13 @@ pub(crate) fn boot_ns() -> u64 {
 /// Wall-clock time in ms since 1970, for people only.
 pub(crate) fn unix_ms() -> u64 {
     nanoseconds(ClockId::CLOCK_REALTIME) / 1_000_000
+}
+
+/// Whether the lease gives the right to act now (law R5).
+pub(crate) fn holds(lease: Lease) -> bool {
+    match lease {
+        Lease::None => false,
+        Lease::Until(end) => boot_ns() < end.0,
+        Lease::Unlimited => true,
+    }
 }

@@ -335,6 +335,9 @@ impl Acting {
     }
 
     fn tell(&self, event: &ha::Event) {
+        if matches!(event, ha::Event::PeerHeard) {
+            self.order(Order::Announce);
+        }
         self.events.add(self.named(&event.to_string()));
     }
 

@@ -36,6 +36,8 @@ pub(crate) enum Order {
     Serve(u64),
     /// R8: whoever is logged in is dropped.
     DropSessions,
+    /// The other box is heard again: say again where the addresses are (law T5).
+    Announce,
     /// Start a service.
     Start(Resource),
     /// Stop a service.
@@ -200,6 +202,8 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         group_name: config.group.simple().to_string()[..8].to_owned(),
         events: Arc::clone(&setup.events),
         cluster: setup.cluster.clone(),
+        own: config.addresses(),
+        lease: setup.lease.clone(),
     });
     tokio::task::spawn_local(change(services.clone(), edits));
     let progress = status::Progress::default();
@@ -243,6 +247,7 @@ impl Running {
             Order::Mirror(input) => self.mirror.input(input),
             Order::Serve(epoch) => self.services.serve_epoch(epoch),
             Order::DropSessions => self.services.drop_sessions(),
+            Order::Announce => self.services.announce(),
             Order::Start(resource) => {
                 let (services, authority) = (self.services.clone(), self.setup.authority.clone());
                 tokio::task::spawn_local(async move {
@@ -277,12 +282,7 @@ impl Running {
     }
 
     fn tick(&self) {
-        let holds = match self.setup.lease.lease() {
-            replication::engine::Lease::Unlimited => true,
-            replication::engine::Lease::Until(end) => clock::boot_ns() < end.0,
-            replication::engine::Lease::None => false,
-        };
-        if holds {
+        if clock::holds(self.setup.lease.lease()) {
             let services = self.services.clone();
             tokio::task::spawn_local(async move { services.renew().await });
         }

@@ -66,7 +66,8 @@ async fn make(config: &NodeConfig) -> Result<(), Refusal> {
     if !found.is_empty() {
         return Err(Refusal::safety(format!(
             "the pool {} holds {} volumes of a pair; a new pair would overwrite them; nothing was \
-             changed; use an empty folder, or start the box that they belong to",
+             changed; use an empty folder, or start the box that they belong to; if an earlier init was cut \
+             short and no box ever served, empty this one",
             pool.dir().display(),
             found.len()
         )));

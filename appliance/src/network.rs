@@ -23,6 +23,9 @@ pub(crate) enum NetworkError {
         "no interface of this box has an address in {0}; give one to the right interface first"
     )]
     NoInterface(Network),
+    /// An interface has it, and not from us.
+    #[error("this box has {0} on {1} already; choose an address that no machine has")]
+    Taken(IpAddr, String),
     /// Not allowed.
     #[error("this box may not change addresses: {0}; run twinsan as root or with CAP_NET_ADMIN")]
     Refused(String),
@@ -121,6 +124,25 @@ impl Addresses {
             Err(error) if !is_gone(&error) => Err(refused(network, &error)),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+/// Whether `network.ip` could be held here. Everything fits on loopback. Blocks.
+///
+/// # Errors
+/// [`NetworkError`].
+pub(crate) fn check(network: Network) -> Result<(), NetworkError> {
+    if network.ip.is_loopback() {
+        return Ok(());
+    }
+    let all = nix::ifaddrs::getifaddrs().map_err(|_| NetworkError::NoInterface(network))?;
+    let taken = all
+        .filter(|entry| entry.address.as_ref().and_then(ip_of) == Some(network.ip))
+        .map(|entry| entry.interface_name)
+        .next();
+    match taken {
+        Some(name) => Err(NetworkError::Taken(network.ip, name)),
+        None => interface_of(network).map(|_| ()),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig};
 use iscsi_target::shell::{Target, TargetSettings};
 use iscsi_target::types::PortalTag;
 use replication::engine::Input;
-use replication::shell::Handle;
+use replication::shell::{Handle, LeaseCell};
 use replication::types::{VolumeNumber, VolumeSpec};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::api::types::Refusal;
+use crate::clock;
 use crate::config::Cluster;
 use crate::config::cluster::{Address, Edit, Network, Volume as VolumeConfig};
 use crate::events::EventLog;
@@ -40,6 +41,9 @@ const ANNOUNCEMENTS: u32 = 25;
 /// How often a port that somebody still holds is tried again, and how long.
 const BIND_AGAIN: Duration = Duration::from_millis(50);
 const BIND_TRIES: u32 = 40;
+
+/// How often an address that could not be served is tried again.
+const MISSING_AGAIN_NS: u64 = 2_000_000_000;
 
 /// How long an address stays after its portal was closed, unless the box ends. A host that connects
 /// again at once is refused by this kernel and tries once more; were the address gone before the
@@ -71,20 +75,29 @@ struct Inner {
     /// Addresses without a portal that are still to be taken away.
     leaving: RefCell<BTreeSet<Network>>,
     held: RefCell<BTreeMap<Network, Held>>,
+    /// Whether this box is to serve the addresses.
+    serving: Cell<bool>,
+    /// Addresses that could not be served, and when each is tried again.
+    missing: RefCell<BTreeMap<Network, u64>>,
+    /// Addresses that are being raised.
+    raising: RefCell<BTreeSet<Network>>,
+    /// The boxes' own addresses.
+    own: BTreeSet<IpAddr>,
+    lease: LeaseCell,
 }
 
 /// An address this box serves.
 struct Held {
     tag: u16,
     renewal_failed: bool,
-    tasks: Vec<AbortHandle>,
+    serving: AbortHandle,
+    announcing: AbortHandle,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.serving.abort();
+        self.announcing.abort();
     }
 }
 
@@ -102,6 +115,10 @@ pub(crate) struct Parts {
     pub(crate) events: Arc<EventLog>,
     /// Where each cluster configuration in force is published.
     pub(crate) cluster: watch::Sender<Cluster>,
+    /// The boxes' own addresses: no service address may be one of them.
+    pub(crate) own: BTreeSet<IpAddr>,
+    /// Nothing is announced without it.
+    pub(crate) lease: LeaseCell,
 }
 
 impl Services {
@@ -115,6 +132,8 @@ impl Services {
             group_name,
             events,
             cluster,
+            own,
+            lease,
         } = parts;
         Self {
             inner: Rc::new(Inner {
@@ -134,6 +153,11 @@ impl Services {
                 reign: Cell::new(0),
                 leaving: RefCell::default(),
                 held: RefCell::default(),
+                serving: Cell::new(false),
+                missing: RefCell::default(),
+                raising: RefCell::default(),
+                own,
+                lease,
             }),
         }
     }
@@ -180,10 +204,8 @@ impl Services {
                 Ok(())
             }
             Resource::Addresses => {
-                let wanted = self.inner.cluster.borrow().addresses.clone();
-                for address in wanted {
-                    self.inner.raise(&address).await?;
-                }
+                self.inner.serving.set(true);
+                self.raise_missing().await;
                 Ok(())
             }
         }
@@ -195,6 +217,8 @@ impl Services {
         match resource {
             Resource::Addresses => {
                 self.inner.reign.set(self.inner.reign.get() + 1);
+                self.inner.serving.set(false);
+                self.inner.missing.borrow_mut().clear();
                 let held = std::mem::take(&mut *self.inner.held.borrow_mut());
                 for (network, held) in held {
                     self.inner.target().close_portal(held.tag);
@@ -211,10 +235,41 @@ impl Services {
         }
     }
 
+    /// Raises, at once and side by side, each address that is wanted here and not served. One that
+    /// fails keeps no other down: it is told, and tried again.
+    async fn raise_missing(&self) {
+        if !self.inner.serving.get() {
+            return;
+        }
+        let now = clock::boot_ns();
+        let wanted = self.inner.cluster.borrow().addresses.clone();
+        let mut raising = tokio::task::JoinSet::new();
+        for address in wanted {
+            let network = address.network();
+            let waits = self.inner.missing.borrow().get(&network).copied();
+            if waits.is_none_or(|at| at <= now) {
+                let services = self.clone();
+                raising.spawn_local(async move { services.inner.raise_or_tell(&address).await });
+            }
+        }
+        raising.join_all().await;
+    }
+
+    /// Says again on every segment where the addresses are: the other box, heard again after a
+    /// silence, may have said otherwise meanwhile (law T5).
+    pub(crate) fn announce(&self) {
+        for (network, held) in self.inner.held.borrow_mut().iter_mut() {
+            let task = tokio::task::spawn_local(announce(*network, self.inner.lease.clone()));
+            held.announcing.abort();
+            held.announcing = task.abort_handle();
+        }
+    }
+
     /// Takes away every address whose portal was closed.
     pub(crate) async fn leave(&self) {
-        let leaving = std::mem::take(&mut *self.inner.leaving.borrow_mut());
-        for network in leaving {
+        loop {
+            let network = self.inner.leaving.borrow_mut().pop_first();
+            let Some(network) = network else { return };
             self.inner.release(network).await;
         }
     }
@@ -241,6 +296,7 @@ impl Services {
                 ));
             }
         }
+        self.raise_missing().await;
     }
 
     /// Makes a change of the cluster configuration durable on every member, then puts it in force.
@@ -311,18 +367,13 @@ impl Inner {
             tag: PortalTag(address.tag),
         });
         target.portals_announced(portals.collect());
-        for lost in &value.cache_lost {
-            let volume = cluster
-                .volumes
-                .iter()
-                .find(|volume| volume.number == lost.volume);
-            if let Some(volume) = volume {
-                let unit = UnitId(volume.uuid.as_u128());
-                target
-                    .array()
-                    .borrow_mut()
-                    .lose_cache(unit, &lost.initiators);
-            }
+        for volume in &cluster.volumes {
+            let owed = value.cache_lost.iter();
+            let owed = owed.filter(|(_, volumes)| volumes.contains(&volume.number));
+            target.array().borrow_mut().lose_cache(
+                UnitId(volume.uuid.as_u128()),
+                owed.map(|(initiator, _)| initiator),
+            );
         }
         self.cluster.send_replace(value.cluster.clone());
         self.value.replace(value);
@@ -400,11 +451,15 @@ impl Inner {
         let after = before
             .with(edit, self.epoch.get())
             .map_err(Refusal::usage)?;
+        if let Edit::AddAddress(network) = edit {
+            self.may_serve(*network).await.map_err(Refusal::usage)?;
+        }
+        value.cluster = after.clone();
+        SystemVolume::check(&value).map_err(Refusal::usage)?;
         if let Edit::AddVolume { name, .. } = edit {
             let volume = after.volume(name).map_err(Refusal::usage)?;
             self.make_volume(volume).await.map_err(Refusal::failed)?;
         }
-        value.cluster = after.clone();
         self.system.store(&value).await.map_err(|error| {
             Refusal::failed(format!(
                 "{error}; the change may or may not be in force: look at `twinsan config show`"
@@ -425,6 +480,22 @@ impl Inner {
         );
         self.events.add(format!("{text} ({})", describe(edit)));
         Ok(text)
+    }
+
+    /// Whether `network` can be a service address here: an address that a box has for itself would
+    /// go with the primary role.
+    async fn may_serve(&self, network: Network) -> Result<(), String> {
+        if self.own.contains(&network.ip) {
+            return Err(format!(
+                "{} is the address of a box itself; choose one that no machine has",
+                network.ip
+            ));
+        }
+        let checked = tokio::task::spawn_blocking(move || network::check(network)).await;
+        match checked {
+            Ok(result) => result.map_err(|error| format!("{error}; nothing was changed")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     async fn make_volume(&self, volume: &VolumeConfig) -> Result<(), String> {
@@ -463,6 +534,7 @@ impl Inner {
                     .find(|network| network.ip == *ip)
                     .copied();
                 let Some(network) = held else { return Ok(()) };
+                self.missing.borrow_mut().remove(&network);
                 let held = self.held.borrow_mut().remove(&network);
                 if let Some(held) = held {
                     self.lower(network, held).await;
@@ -478,42 +550,73 @@ impl Inner {
         }
     }
 
+    /// Raises it, and tells when that begins to fail and when it works again.
+    async fn raise_or_tell(&self, address: &Address) {
+        let network = address.network();
+        let reign = self.reign.get();
+        let result = self.raise(address).await;
+        if reign != self.reign.get() {
+            return; // given up meanwhile
+        }
+        match result {
+            Ok(()) => {
+                if self.missing.borrow_mut().remove(&network).is_some() {
+                    self.events
+                        .add(format!("service address {network} is served now"));
+                }
+            }
+            Err(why) => {
+                let at = clock::boot_ns() + MISSING_AGAIN_NS;
+                let before = self.missing.borrow_mut().insert(network, at);
+                if before.is_none() {
+                    self.events.add(format!(
+                        "service address {network} cannot be served by this box: {why}; \
+                         initiators lack this path; it is tried again every 2 s"
+                    ));
+                }
+            }
+        }
+    }
+
     /// Adds the address, listens on it, says on the segment that it is here.
     async fn raise(&self, address: &Address) -> Result<(), String> {
-        let network = Network {
-            ip: address.ip,
-            prefix: address.prefix,
-        };
-        if self.held.borrow().contains_key(&network) {
+        let network = address.network();
+        if self.held.borrow().contains_key(&network) || !self.raising.borrow_mut().insert(network) {
             return Ok(());
         }
+        let result = self.raise_new(network, address.tag).await;
+        self.raising.borrow_mut().remove(&network);
+        result
+    }
+
+    async fn raise_new(&self, network: Network, tag: u16) -> Result<(), String> {
         let reign = self.reign.get();
         self.leaving.borrow_mut().remove(&network);
         self.addresses
             .hold(network)
             .await
             .map_err(|error| error.to_string())?;
-        let listener = self.bind(SocketAddr::new(address.ip, self.port)).await;
+        let listener = self.bind(SocketAddr::new(network.ip, self.port)).await;
         if reign != self.reign.get() {
-            let _ = self.addresses.release(network).await; // its lifetime ends it in any case
+            self.release(network).await;
             return Err("the addresses were given up meanwhile".to_owned());
         }
         let listener = listener?;
-        let (target, tag) = (self.target(), address.tag);
+        let target = self.target();
         let events = Arc::clone(&self.events);
         let serving = tokio::task::spawn_local(async move {
             if let Err(error) = target.serve(listener, tag).await {
                 events.add(format!("{network} takes no logins any more: {error}"));
             }
         });
-        let announcing = tokio::task::spawn_local(announce(network));
-        let tasks = vec![serving.abort_handle(), announcing.abort_handle()];
+        let announcing = tokio::task::spawn_local(announce(network, self.lease.clone()));
         self.held.borrow_mut().insert(
             network,
             Held {
                 tag,
                 renewal_failed: false,
-                tasks,
+                serving: serving.abort_handle(),
+                announcing: announcing.abort_handle(),
             },
         );
         Ok(())
@@ -525,7 +628,11 @@ impl Inner {
         self.release(network).await;
     }
 
+    /// Takes the address away, unless it is served again.
     async fn release(&self, network: Network) {
+        if self.held.borrow().contains_key(&network) {
+            return;
+        }
         if let Err(error) = self.addresses.release(network).await {
             self.events
                 .add(format!("{network} could not be given up: {error}"));
@@ -560,8 +667,12 @@ fn target_named(name: &str) -> Target {
     })
 }
 
-async fn announce(network: Network) {
+/// The frame does not depend on holding the address: a box that slept must not say it.
+async fn announce(network: Network, lease: LeaseCell) {
     for _ in 0..ANNOUNCEMENTS {
+        if !clock::holds(lease.lease()) {
+            return;
+        }
         let told = tokio::task::spawn_blocking(move || network::announce(network)).await;
         if let Ok(Err(error)) = told {
             tracing::warn!("{network} cannot be announced: {error}");

@@ -2,7 +2,7 @@
 //! when this box begins to serve, written with FUA at each change.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use replication::engine::{Command, CommandError, Completed};
 use replication::shell::Handle;
@@ -20,18 +20,9 @@ pub(crate) struct Replicated {
     pub(crate) cluster: Cluster,
     /// Every initiator that ever logged in: who must hear of a lost cache (law D5).
     pub(crate) initiators: BTreeSet<String>,
-    /// Who has not yet heard of which lost cache.
-    pub(crate) cache_lost: Vec<CacheLost>,
-}
-
-/// A volume whose unflushed writes were lost with the power.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CacheLost {
-    /// Its number.
-    pub(crate) volume: u32,
-    /// Initiators whose next flush must fail.
-    pub(crate) initiators: BTreeSet<String>,
+    /// Who has not yet heard that which volumes lost unflushed writes with the power: the next
+    /// flush of each of these initiators must fail on each of its volumes.
+    pub(crate) cache_lost: BTreeMap<String, BTreeSet<u32>>,
 }
 
 impl Replicated {
@@ -39,30 +30,18 @@ impl Replicated {
     /// far, and those that a host names, because one that had just logged in is not noted yet.
     pub(crate) fn lose_cache(&mut self, volume: u32) {
         let named = self.cluster.hosts.iter().flat_map(|host| &host.iqns);
-        let initiators: BTreeSet<String> = self.initiators.iter().chain(named).cloned().collect();
-        if initiators.is_empty() {
-            return;
-        }
-        match self
-            .cache_lost
-            .iter_mut()
-            .find(|lost| lost.volume == volume)
-        {
-            Some(lost) => lost.initiators.extend(initiators),
-            None => self.cache_lost.push(CacheLost { volume, initiators }),
+        for initiator in self.initiators.iter().chain(named) {
+            let owed = self.cache_lost.entry(initiator.clone()).or_default();
+            owed.insert(volume);
         }
     }
 
     /// `initiator` has heard it of `volume`.
     pub(crate) fn heard(&mut self, volume: u32, initiator: &str) {
-        for lost in self
-            .cache_lost
-            .iter_mut()
-            .filter(|lost| lost.volume == volume)
-        {
-            lost.initiators.remove(initiator);
+        if let Some(owed) = self.cache_lost.get_mut(initiator) {
+            owed.remove(&volume);
         }
-        self.cache_lost.retain(|lost| !lost.initiators.is_empty());
+        self.cache_lost.retain(|_, owed| !owed.is_empty());
     }
 }
 
@@ -88,6 +67,9 @@ impl SystemVolume {
     pub(crate) async fn read(&self) -> Result<Option<Replicated>, String> {
         let slots = [self.read_slot(0).await?, self.read_slot(1).await?];
         let (slots, value) = Slots::newest([&slots[0], &slots[1]]);
+        if slots.sequence < self.slots.get().sequence {
+            return Err("the system volume was written meanwhile; it is read again".to_owned());
+        }
         self.slots.set(slots);
         value.map(|value| parse(&value)).transpose()
     }
@@ -97,7 +79,7 @@ impl SystemVolume {
     /// # Errors
     /// A sentence for operators; the new value may or may not be there.
     pub(crate) async fn store(&self, value: &Replicated) -> Result<(), String> {
-        let text = toml::to_string(value).map_err(|error| error.to_string())?;
+        let text = encoded(value)?;
         let (offset_bytes, data, next) = self.slots.get().put(text.as_bytes());
         let volume = VolumeNumber::SYSTEM;
         let write = Command::Write {
@@ -109,6 +91,14 @@ impl SystemVolume {
         command(&self.mirror, write).await?;
         self.slots.set(next);
         Ok(())
+    }
+
+    /// Whether `value` has room.
+    ///
+    /// # Errors
+    /// A sentence for operators.
+    pub(crate) fn check(value: &Replicated) -> Result<(), String> {
+        encoded(value).map(|_| ())
     }
 
     async fn read_slot(&self, slot: u64) -> Result<Vec<u8>, String> {
@@ -138,6 +128,19 @@ impl SystemVolume {
             }
         }
     }
+}
+
+fn encoded(value: &Replicated) -> Result<String, String> {
+    let text = toml::to_string(value).map_err(|error| error.to_string())?;
+    if text.len() > state::VALUE_BYTES_MAX {
+        return Err(format!(
+            "the cluster configuration would need {} bytes and there is room for {}; remove what \
+             is not needed first",
+            text.len(),
+            state::VALUE_BYTES_MAX
+        ));
+    }
+    Ok(text)
 }
 
 fn parse(value: &[u8]) -> Result<Replicated, String> {
@@ -206,6 +209,6 @@ mod tests {
             chap: None,
         });
         value.lose_cache(1);
-        assert_eq!(value.cache_lost[0].initiators, ["a".to_owned()].into());
+        assert_eq!(value.cache_lost, [("a".to_owned(), [1].into())].into());
     }
 }

@@ -9,8 +9,6 @@ use replication::types::{self as mirror, VolumeNumber};
 /// Logical blocks as every initiator knows them; the mirror works in 4 KiB, so say "512e".
 const BLOCK_BYTES: u32 = 512;
 const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
-/// A repeated pattern is written in pieces of this size.
-const SAME_PIECE_BYTES: u64 = 1 << 20;
 
 /// A volume and the way to it.
 pub(crate) struct Volume {
@@ -28,38 +26,6 @@ impl Volume {
             number: VolumeNumber(number),
             size_bytes,
         }
-    }
-
-    /// Writes `pattern` over the range a piece at a time; overlapping commands keep their order
-    /// because each piece holds its range.
-    fn write_same(&self, range: SameRange, pattern: &Bytes, completion: Completion) {
-        let SameRange {
-            offset_bytes,
-            len_bytes,
-            fua,
-        } = range;
-        if pattern.iter().all(|byte| *byte == 0) {
-            let volume = self.number;
-            let zeroes = Command::WriteZeroes {
-                volume,
-                offset_bytes,
-                len_bytes,
-                fua,
-            };
-            return self
-                .mirror
-                .submit(zeroes, move |result| completion.complete(answer(result)));
-        }
-        let piece_bytes = len_bytes.min(SAME_PIECE_BYTES);
-        let piece = repeated(pattern, usize::try_from(piece_bytes).expect("a piece fits"));
-        let step = SameStep {
-            mirror: self.mirror.clone(),
-            volume: self.number,
-            range,
-            piece,
-            completion,
-        };
-        step.next();
     }
 }
 
@@ -80,32 +46,20 @@ impl Backend for Volume {
     }
 
     fn submit(&self, request: Request, completion: Completion) {
-        match plan(self.number, request) {
-            Plan::One(command) => {
-                self.mirror
-                    .submit(command, move |result| completion.complete(answer(result)));
-            }
-            Plan::Same(range, pattern) => self.write_same(range, &pattern, completion),
-        }
+        let command = command(self.number, request);
+        self.mirror
+            .submit(command, move |result| completion.complete(answer(result)));
     }
 }
 
-/// What becomes of a request.
-enum Plan {
-    /// One command.
-    One(Command),
-    /// A write for each piece of a range.
-    Same(SameRange, Bytes),
-}
-
-fn plan(volume: VolumeNumber, request: Request) -> Plan {
+fn command(volume: VolumeNumber, request: Request) -> Command {
     let zeroes = |offset_bytes, len_bytes, fua| Command::WriteZeroes {
         volume,
         offset_bytes,
         len_bytes,
         fua,
     };
-    Plan::One(match request {
+    match request {
         Request::Read {
             offset_bytes,
             len_bytes,
@@ -131,12 +85,16 @@ fn plan(volume: VolumeNumber, request: Request) -> Plan {
             fua,
         } => {
             let fua = fua_of(fua);
-            let range = SameRange {
+            if pattern.iter().all(|byte| *byte == 0) {
+                return zeroes(offset_bytes, len_bytes, fua);
+            }
+            let len_bytes = usize::try_from(len_bytes).expect("the target asks for short pieces");
+            Command::Write {
+                volume,
                 offset_bytes,
-                len_bytes,
+                data: repeated(&pattern, len_bytes),
                 fua,
-            };
-            return Plan::Same(range, pattern);
+            }
         }
         Request::WriteZeroes {
             offset_bytes,
@@ -162,44 +120,6 @@ fn plan(volume: VolumeNumber, request: Request) -> Plan {
         },
         Request::Flush => Command::Flush { volume },
         Request::Confirm => Command::Confirm,
-    })
-}
-
-#[derive(Clone, Copy)]
-struct SameRange {
-    offset_bytes: u64,
-    len_bytes: u64,
-    fua: mirror::Fua,
-}
-
-/// What is left of a WRITE SAME.
-struct SameStep {
-    mirror: Handle,
-    volume: VolumeNumber,
-    range: SameRange,
-    piece: Bytes,
-    completion: Completion,
-}
-
-impl SameStep {
-    fn next(mut self) {
-        let piece_bytes = u64::try_from(self.piece.len()).expect("a piece fits");
-        let len_bytes = self.range.len_bytes.min(piece_bytes);
-        let write = Command::Write {
-            volume: self.volume,
-            offset_bytes: self.range.offset_bytes,
-            data: self
-                .piece
-                .slice(..usize::try_from(len_bytes).expect("a piece fits")),
-            fua: self.range.fua,
-        };
-        self.range.offset_bytes += len_bytes;
-        self.range.len_bytes -= len_bytes;
-        let mirror = self.mirror.clone();
-        mirror.submit(write, move |result| match result {
-            Ok(_) if self.range.len_bytes > 0 => self.next(),
-            Ok(_) | Err(_) => self.completion.complete(answer(result)),
-        });
     }
 }
 

@@ -588,7 +588,7 @@ fn unknown(what: &'static str, name: &str) -> ConfigError {
 }
 
 /// RFC 7143 §4.2.7.2.
-const NAME_MAX_BYTES: usize = 223;
+pub(crate) const NAME_MAX_BYTES: usize = 223;
 
 /// RFC 7143 §9.2.1 asks for 96 bits when IPsec is not used.
 const CHAP_SECRET_MIN_BYTES: usize = 12;

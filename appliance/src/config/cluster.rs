@@ -85,6 +85,17 @@ pub struct Address {
     pub tag: u16,
 }
 
+impl Address {
+    /// The address with its network.
+    #[must_use]
+    pub const fn network(&self) -> Network {
+        Network {
+            ip: self.ip,
+            prefix: self.prefix,
+        }
+    }
+}
+
 /// One volume.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]

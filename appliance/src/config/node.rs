@@ -1,5 +1,6 @@
 //! `node.toml`: what belongs to one box and is never replicated.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -145,6 +146,14 @@ pub struct WitnessGroup {
 }
 
 impl NodeConfig {
+    /// The addresses that the two boxes and the witness have for themselves.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let links = self.links.iter().flat_map(|link| [link.address, link.peer]);
+        let witness = self.witness.iter().map(|witness| witness.address);
+        links.chain(witness).collect()
+    }
+
     /// Reads and checks a file; relative paths in it are relative to its folder.
     ///
     /// # Errors

@@ -45,7 +45,11 @@ impl Repeating {
 
     pub(super) fn next(&mut self) -> Next {
         let (unmap, fua) = (self.unmap, self.fua);
-        let Some(part) = self.rest.take(REPEAT_STEP_BYTES) else {
+        let step_bytes = match self.pattern {
+            Some(_) => PATTERN_STEP_BYTES,
+            None => REPEAT_STEP_BYTES,
+        };
+        let Some(part) = self.rest.take(step_bytes) else {
             return answer_good();
         };
         let Span {
@@ -213,6 +217,9 @@ pub(crate) const UNMAP_MAX_DESCRIPTORS: u32 = 256;
 
 /// Written at once when repeating, so that a long WRITE SAME can be aborted and shares the disk.
 const REPEAT_STEP_BYTES: u64 = 64 << 20;
+
+/// The same with a pattern, which a backend writes out.
+const PATTERN_STEP_BYTES: u64 = 1 << 20;
 
 /// How far one GET LBA STATUS looks.
 const SCAN_MAX_BYTES: u64 = 1 << 20;
