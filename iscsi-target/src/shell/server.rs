@@ -19,9 +19,7 @@ use crate::connection::{Connection, Ports};
 use crate::discovery::Portal;
 use crate::hosts::ConfigError;
 use crate::login::Surroundings;
-use crate::registry::{
-    ConnectionId, DropReason, Limits, Notice, Registry, SessionInfo, SessionKey,
-};
+use crate::registry::{ConnectionId, DropReason, Limits, Notice, Registry, SessionInfo};
 use crate::scsi::{self, Array, ArrayConfig};
 use crate::types::{PortalTag, Time};
 

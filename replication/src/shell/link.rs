@@ -461,8 +461,8 @@ mod tests {
 
     async fn sent(link: &mut Link, session: SessionId) {
         std::future::poll_fn(|cx| {
-            let (mut broken, mut reports) = (Vec::new(), Vec::new());
-            link.flush(cx, &mut broken, &mut reports);
+            let mut broken = Vec::new();
+            link.flush(cx, &mut broken);
             assert!(broken.is_empty());
             let left = link
                 .sessions
