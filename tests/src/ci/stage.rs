@@ -228,8 +228,8 @@ fn mutants(plan: &Plan) -> Vec<Step> {
         ),
     ];
     if plan.tier == Tier::Long {
-        // half an hour: the simulator finds what the named tests find, without being told where
-        steps.push(cargo("swarm -- --mutants", Expect::Kills));
+        // minutes: the simulator finds many of them without being told where
+        steps.push(cargo("swarm -- --mutants --histories 250", Expect::Kills));
     }
     if plan.injects("mutants") {
         // an unbroken program: nothing is killed, and the stage has to say so
