@@ -21,6 +21,7 @@ use crate::data::{self, EditAsked, Order};
 use crate::events::EventLog;
 use crate::identity::Identity;
 use crate::preflight;
+use crate::pulse::Pulse;
 
 /// Changes that wait for their turn.
 const ASKS_MAX: usize = 64;
@@ -67,7 +68,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     let identity = Identity::of(&config, lab.boot_id).map_err(Refusal::failed)?;
     let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
     let events = Arc::new(EventLog::default());
-    let lease = LeaseCell::new();
+    let (lease, pulse) = (LeaseCell::new(), Pulse::default());
     let (orders_in, orders) = mpsc::unbounded_channel();
     let (authority_in, authority) = mpsc::unbounded_channel();
     let (edits_in, edits) = mpsc::channel(ASKS_MAX);
@@ -108,7 +109,9 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         status: status_in,
         cluster: cluster_in,
         events: Arc::clone(&events),
+        pulse: pulse.clone(),
     })?;
+    tokio::spawn(pulse.watch());
     tokio::spawn(route(asks, edits_in, operator_in));
     let api = server::serve(
         socket,

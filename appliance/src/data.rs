@@ -21,6 +21,7 @@ use crate::control::Ran;
 use crate::events::EventLog;
 use crate::identity::{self, Identity};
 use crate::network::Addresses;
+use crate::pulse::Pulse;
 use crate::services::{Parts, Services};
 use crate::{clock, render, status, wiring};
 
@@ -77,6 +78,8 @@ pub(crate) struct Setup {
     pub(crate) cluster: watch::Sender<Cluster>,
     /// Events of this box.
     pub(crate) events: Arc<EventLog>,
+    /// This thread's sign of life.
+    pub(crate) pulse: Pulse,
 }
 
 /// Runs until an [`Order::End`] or a failure to start. `ready` hears whether it started.
@@ -282,6 +285,7 @@ impl Running {
     }
 
     fn tick(&self) {
+        self.setup.pulse.beat();
         if clock::holds(self.setup.lease.lease()) {
             let services = self.services.clone();
             tokio::task::spawn_local(async move { services.renew().await });
@@ -306,6 +310,7 @@ impl Running {
     }
 
     async fn end(&self) {
+        self.setup.pulse.rest();
         for resource in Resource::START_ORDER.into_iter().rev() {
             self.services.stop(resource).await;
         }

@@ -44,6 +44,8 @@ mod network;
 #[cfg(feature = "shell")]
 mod preflight;
 #[cfg(feature = "shell")]
+mod pulse;
+#[cfg(feature = "shell")]
 pub mod render;
 #[cfg(feature = "shell")]
 mod services;

@@ -301,6 +301,33 @@ async fn a_full_ring_takes_the_rest_later() {
     );
 }
 
+/// Each batch is the last work in the kernel, so nothing that comes later covers up for a
+/// completion that is not announced.
+#[tokio::test]
+async fn no_completion_of_a_small_batch_is_missed() {
+    let folder = Folder::new();
+    let path = folder.file("a");
+    let mut random = Random::new(11);
+    for disk in [uring(), threads()] {
+        let mut disk = Asked::over(disk, &path, SIZE);
+        for _ in 0..2_000 {
+            let count = 1 + random.below(3);
+            let any = |random: &mut Random| random.below(SIZE / 4096) * 4096;
+            let write = |random: &mut Random| Io::Write {
+                offset_bytes: any(random),
+                data: any_data(random, 4096),
+                fua: Fua::No,
+            };
+            let mut ios: Vec<Io> = (0..count).map(|_| write(&mut random)).collect();
+            if random.below(2) == 0 {
+                ios.push(Io::Flush);
+            }
+            let answers = tokio::time::timeout(Duration::from_secs(20), disk.ask_all(ios)).await;
+            assert!(answers.expect("announced").iter().all(Result::is_ok));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_fresh_sparse_file_is_proven_zero_until_it_is_written() {
     let folder = Folder::new();

@@ -85,6 +85,13 @@ enum Work {
     Flush,
 }
 
+/// Whether completions that are posted while they are being taken are announced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    On,
+    Off,
+}
+
 enum Step {
     Done(Result<IoDone, DiskError>),
     Again,
@@ -168,35 +175,51 @@ impl UringDisk {
         }
     }
 
-    /// Runs deferred work and takes every completion. True if an operation wants another entry.
+    /// Runs deferred work and takes every completion.
     fn reap(&mut self, done: &mut Vec<Completion>) {
         loop {
-            self.run_deferred();
-            let Self {
-                ring,
-                operations,
-                backlog,
-                ..
-            } = self;
-            let mut any = false;
-            for entry in ring.completion() {
-                any = true;
-                let key = usize::try_from(entry.user_data()).expect("user_data is a slab key");
-                match operations[key].step(entry.result()) {
-                    Step::Again => backlog.push_back(key),
-                    Step::Done(result) => {
-                        let operation = operations.remove(key);
-                        done.push(Completion {
-                            op: operation.op,
-                            result,
-                        });
-                    }
-                }
+            self.run_deferred(Signals::Off);
+            if self.take(done) {
+                continue;
             }
-            if !any && !self.has_deferred() {
+            if !self.has_deferred() {
+                return;
+            }
+            // Work that came while the signal was off must be run here. But the flag may also be
+            // stale: who adds work raises it last, perhaps after that work was run, and then the
+            // kernel leaves it up until there is other work. So once more with the signal on, and
+            // no longer: whatever comes from here on is announced.
+            self.run_deferred(Signals::On);
+            if !self.take(done) {
                 return;
             }
         }
+    }
+
+    /// Takes what is posted. True if there was anything.
+    fn take(&mut self, done: &mut Vec<Completion>) -> bool {
+        let Self {
+            ring,
+            operations,
+            backlog,
+            ..
+        } = self;
+        let mut any = false;
+        for entry in ring.completion() {
+            any = true;
+            let key = usize::try_from(entry.user_data()).expect("user_data is a slab key");
+            match operations[key].step(entry.result()) {
+                Step::Again => backlog.push_back(key),
+                Step::Done(result) => {
+                    let operation = operations.remove(key);
+                    done.push(Completion {
+                        op: operation.op,
+                        result,
+                    });
+                }
+            }
+        }
+        any
     }
 
     fn has_deferred(&mut self) -> bool {
@@ -204,17 +227,21 @@ impl UringDisk {
         queue.taskrun() || queue.cq_overflow()
     }
 
-    /// Lets the kernel post what is finished, without a second signal for it.
-    fn run_deferred(&mut self) {
+    /// Lets the kernel post what is finished.
+    fn run_deferred(&mut self, signals: Signals) {
         if !self.has_deferred() {
             return;
         }
-        self.ring.completion().disable_eventfd();
-        // An error here means "later": the flag stays set and the caller's loop comes back.
+        if signals == Signals::Off {
+            self.ring.completion().disable_eventfd();
+        }
+        // An error here means "later": the flag stays set, and the kernel has something to signal.
         let entered = self.ring.submit();
-        self.ring.completion().enable_eventfd();
-        // Work that arrived while the signal was off shows in the flag that the caller reads next.
-        fence(Ordering::SeqCst);
+        if signals == Signals::Off {
+            self.ring.completion().enable_eventfd();
+            // Work that arrived meanwhile shows in the flag that the caller reads next.
+            fence(Ordering::SeqCst);
+        }
         if let Err(e) = entered
             && !matches!(
                 e.raw_os_error(),
