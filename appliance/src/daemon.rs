@@ -54,7 +54,7 @@ pub(crate) fn sabotage(mutant: Option<&str>) -> Result<(), Refusal> {
     #[cfg(feature = "mutants")]
     {
         tracing::warn!("SABOTAGE: {mutant} is on; this box breaks a law on purpose");
-        replication::mutants::choose(mutant).map_err(|error| Refusal::usage(error.to_string()))
+        crate::wiring::choose_mutant(mutant).map_err(Refusal::usage)
     }
     #[cfg(not(feature = "mutants"))]
     Err(Refusal::usage(format!(

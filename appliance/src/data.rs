@@ -7,7 +7,7 @@ use std::time::Duration;
 use ha::Resource;
 use replication::engine::{Event, Input, Limits, Params};
 use replication::shell::{
-    Disk, DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Pool, PoolPlace, VolatileDisk,
+    Disk, DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Pool, VolatileDisk,
 };
 use replication::types as mirror;
 use tokio::net::TcpListener;
@@ -137,7 +137,7 @@ pub(crate) fn open_disk(
 /// # Errors
 /// A sentence for operators.
 pub(crate) fn open_pool(config: &NodeConfig) -> Result<Pool, String> {
-    Pool::open(&PoolPlace::Path(config.pool.clone())).map_err(|error| error.to_string())
+    Pool::open(config.pool.clone()).map_err(|error| error.to_string())
 }
 
 /// The engine's parameters for one process.

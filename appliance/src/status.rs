@@ -2,7 +2,7 @@
 
 use ha::Role;
 use iscsi_target::registry::SessionInfo;
-use replication::engine::{Event, Link as DataLink, Status as MirrorStatus};
+use replication::engine::{DataLink, Event, Status as MirrorStatus};
 use replication::shell::Pool;
 use replication::types::VolumeNumber;
 

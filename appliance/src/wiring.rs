@@ -135,6 +135,22 @@ const fn loss(why: mirror::PeerLoss) -> ha::PeerLoss {
         mirror::PeerLoss::Closed => ha::PeerLoss::Closed,
         mirror::PeerLoss::OtherIncarnation => ha::PeerLoss::OtherIncarnation,
         mirror::PeerLoss::Sealed => ha::PeerLoss::Sealed,
-        mirror::PeerLoss::DiskFailed | mirror::PeerLoss::Differs => ha::PeerLoss::DiskFailed,
+        mirror::PeerLoss::DiskFailed => ha::PeerLoss::DiskFailed,
+        mirror::PeerLoss::Differs => ha::PeerLoss::Differs,
+    }
+}
+
+/// Chooses the mutant `name` in the core that has it, for the whole process; `""` chooses none.
+///
+/// # Errors
+/// Lists the mutants of both cores if `name` is none of them.
+#[cfg(feature = "mutants")]
+pub fn choose_mutant(name: &str) -> Result<(), String> {
+    match (
+        ha::mutants::choose(name),
+        replication::mutants::choose(name),
+    ) {
+        (Err(authority), Err(mirror)) => Err(format!("{authority}; {mirror}")),
+        (Ok(()), _) | (_, Ok(())) => Ok(()),
     }
 }

@@ -322,7 +322,7 @@ impl<T> Acceptor<T> {
         Some(Refusal::Held(u32::try_from(ms).unwrap_or(u32::MAX)))
     }
 
-    /// The fault of law R10: an ordinary Accept, as it follows a Prepare, makes a record.
+    /// The mutant of law R10: an ordinary Accept, as it follows a Prepare, makes a record.
     fn made_on_prepare(&self, accept: Option<&Proposed<'_>>) -> bool {
         let listed = |it: &Proposed<'_>| it.config.lists(self.me, self.instance());
         mutant!(CreateOnPrepare) && accept.is_some_and(listed)

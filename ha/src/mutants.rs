@@ -1,7 +1,7 @@
-//! Deliberate one-place faults, each breaking one law. Without the feature `mutants` every
-//! point is `false` and costs nothing.
+//! Mutants: deliberate one-place faults, each breaking one law. Without the feature `mutants`
+//! every point is `false` and costs nothing.
 
-/// Whether the named fault is the chosen one.
+/// Whether the named mutant is the chosen one.
 macro_rules! mutant {
     ($variant:ident) => {
         $crate::mutants::active($crate::mutants::Mutant::$variant)
@@ -9,7 +9,7 @@ macro_rules! mutant {
 }
 pub(crate) use mutant;
 
-/// The faults.
+/// The mutants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Mutant {
@@ -19,7 +19,7 @@ pub enum Mutant {
     ReuseBallot,
     /// The members of a proposal in flight do not count for acknowledgements (R0b, H1a).
     ForgetDoubt,
-    /// A time-out ends doubt (R0b, H2).
+    /// A time-out ends doubt, and the degrade in doubt with it (R0b, R1, H2).
     TimeoutEndsDoubt,
     /// A primary that is alone by a proposal not known chosen goes on (R1).
     SoloBeforeChosen,
@@ -67,7 +67,7 @@ pub enum Mutant {
     NoReplayWindow,
 }
 
-/// Every fault by name.
+/// Every mutant by name.
 pub const NAMES: &[(&str, Mutant)] = &[
     ("resume-epoch", Mutant::ResumeEpoch),
     ("reuse-ballot", Mutant::ReuseBallot),
@@ -97,13 +97,13 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("no-replay-window", Mutant::NoReplayWindow),
 ];
 
-/// Faults that another rule makes up for; they change nothing that anybody can see.
+/// Mutants that another rule makes up for; they change nothing that anybody can see.
 pub const NEUTRAL: &[&str] = &["candidate-acks"];
 
 #[cfg(feature = "mutants")]
 static CHOSEN: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
 
-/// Chooses the fault `name` for the whole process, from now on; `""` chooses none.
+/// Chooses the mutant `name` for the whole process, from now on; `""` chooses none.
 ///
 /// # Errors
 /// Lists the names that exist if `name` is none of them.
@@ -116,7 +116,7 @@ pub fn choose(name: &str) -> Result<(), String> {
         None => {
             let names: Vec<&str> = NAMES.iter().map(|entry| entry.0).collect();
             return Err(format!(
-                "there is no mutant {name:?}; there are {}",
+                "the authority has no mutant {name:?}, only {}",
                 names.join(", ")
             ));
         }
@@ -128,6 +128,18 @@ pub fn choose(name: &str) -> Result<(), String> {
 #[cfg(feature = "mutants")]
 pub(crate) fn active(mutant: Mutant) -> bool {
     CHOSEN.load(core::sync::atomic::Ordering::Relaxed) == mutant as u32
+}
+
+/// Whether one is chosen. What leads nowhere in sound code may be its path: it must be noticed
+/// from outside.
+#[cfg(feature = "mutants")]
+pub(crate) fn any_is_active() -> bool {
+    CHOSEN.load(core::sync::atomic::Ordering::Relaxed) != 0
+}
+
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn any_is_active() -> bool {
+    false
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -22,7 +22,8 @@ mod status;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use api::{
-    Authority, Event, Input, Lease, LinkStatus, OperatorCommand, Output, Params, Role, Status,
+    Authority, EDGES, Event, Input, Lease, LinkStatus, OperatorCommand, Output, Params, Role,
+    Status,
 };
 use office::Term;
 use propose::Proposal;
@@ -141,7 +142,7 @@ impl Node {
         node
     }
 
-    /// The fault of law R0: the office goes on after a restart.
+    /// The mutant of law R0: the office goes on after a restart.
     fn resume(&mut self) {
         let accepted = self.acceptor.state().map(|state| state.accepted.clone());
         let me = self.params.me;

@@ -546,6 +546,8 @@ pub enum PeerLoss {
     Sealed,
     /// The peer's disk failed.
     DiskFailed,
+    /// The peer counted as in sync, and its copy was found to be another.
+    Differs,
 }
 
 impl fmt::Display for PeerLoss {
@@ -556,6 +558,7 @@ impl fmt::Display for PeerLoss {
             Self::OtherIncarnation => "the peer's daemon was restarted",
             Self::Sealed => "the peer sealed the epoch",
             Self::DiskFailed => "the peer's disk failed",
+            Self::Differs => "the peer's copy is not equal to this one",
         })
     }
 }

@@ -171,12 +171,6 @@ pub enum BackendError {
     /// A thin pool is full.
     #[error("no space left in the pool")]
     NoSpace,
-    /// The store refuses changes.
-    #[error("read-only")]
-    ReadOnly,
-    /// Writes that were acknowledged but not flushed may be gone; said once per initiator (law D5).
-    #[error("unflushed writes were lost with the cache")]
-    CacheLost,
     /// This box lost its role: no status is sent and the session is dropped (law R8).
     #[error("this box is not active")]
     NotActive,

@@ -77,6 +77,16 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("stale-answer", Mutant::StaleAnswer),
 ];
 
+/// The law that a failure names: one letter, digits and a colon at its start. A mutant counts as
+/// killed only by a failure that names one, and not by a panic of its own.
+#[must_use]
+pub fn law_of(failure: &str) -> Option<&str> {
+    let id = failure.split(':').next()?;
+    let letter = id.trim_end_matches(|c: char| c.is_ascii_digit());
+    let named = letter.len() == 1 && id.len() > 1 && letter.chars().all(char::is_alphabetic);
+    named.then_some(id)
+}
+
 #[cfg(feature = "mutants")]
 static CHOSEN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
@@ -93,7 +103,7 @@ pub fn choose(name: &str) -> Result<(), String> {
         let Some((_, mutant)) = found else {
             let known: Vec<_> = NAMES.iter().map(|(known, _)| *known).collect();
             return Err(format!(
-                "no mutant is named {name:?}, choose one of {}",
+                "the mirror has no mutant {name:?}, only {}",
                 known.join(", ")
             ));
         };
@@ -108,7 +118,32 @@ pub(crate) fn active(mutant: Mutant) -> bool {
     CHOSEN.load(std::sync::atomic::Ordering::Relaxed) == mutant as u32
 }
 
+/// Whether one is chosen. What leads nowhere in sound code may be its path: it must be noticed
+/// from outside.
+#[cfg(feature = "mutants")]
+pub(crate) fn any_is_active() -> bool {
+    CHOSEN.load(std::sync::atomic::Ordering::Relaxed) != 0
+}
+
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn any_is_active() -> bool {
+    false
+}
+
 #[cfg(not(feature = "mutants"))]
 pub(crate) const fn active(_mutant: Mutant) -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::law_of;
+
+    #[test]
+    fn only_named_laws_count() {
+        assert_eq!(law_of("L1: volume 1 sector 3: ..."), Some("L1"));
+        assert_eq!(law_of("R10: more than one voter"), Some("R10"));
+        assert_eq!(law_of("assertion failed: x"), None);
+        assert_eq!(law_of("R: x"), None);
+    }
 }

@@ -16,11 +16,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use replication::engine::{DiskError, Io, IoDone};
 use replication::shell::{
-    Backing, Disk, FaultDisk, FaultKind, FaultRule, Faults, IoChoice, LockWait, OpenError,
-    ThreadDisk, UringDisk, VolatileDisk, open_disk,
+    Backing, Disk, IoChoice, LockWait, OpenError, ThreadDisk, UringDisk, VolatileDisk, open_disk,
 };
 use replication::types::{Fua, OpId, VolumeNumber, Zeroed};
-use shell_support::{Folder, Random};
+use shell_support::{Folder, Rng};
 
 /// The volume that lies in the backing under test.
 const VOLUME: VolumeNumber = VolumeNumber(1);
@@ -93,7 +92,7 @@ fn threads() -> Box<dyn Disk> {
     Box::new(ThreadDisk::new().unwrap())
 }
 
-fn any_fua(random: &mut Random) -> Fua {
+fn any_fua(random: &mut Rng) -> Fua {
     if random.below(4) == 0 {
         Fua::Yes
     } else {
@@ -102,7 +101,7 @@ fn any_fua(random: &mut Random) -> Fua {
 }
 
 /// Data whose address is a multiple of 512 or not, by chance.
-fn any_data(random: &mut Random, len_bytes: usize) -> Bytes {
+fn any_data(random: &mut Rng, len_bytes: usize) -> Bytes {
     let skip = [0, 7, 512][usize::try_from(random.below(3)).unwrap()];
     let mut memory = replication::shell::aligned(len_bytes + skip);
     memory.extend_from_slice(&random.bytes(len_bytes + skip));
@@ -111,7 +110,7 @@ fn any_data(random: &mut Random, len_bytes: usize) -> Bytes {
 
 /// One batch of operations whose ranges do not overlap, applied to `model`.
 /// Returns what each has to answer.
-fn batch(random: &mut Random, model: &mut [u8]) -> (Vec<Io>, Vec<IoDone>) {
+fn batch(random: &mut Rng, model: &mut [u8]) -> (Vec<Io>, Vec<IoDone>) {
     let (mut ios, mut answers) = (Vec::new(), Vec::new());
     let mut at = random.below(64) * SECTOR;
     while at < SIZE {
@@ -162,7 +161,7 @@ fn batch(random: &mut Random, model: &mut [u8]) -> (Vec<Io>, Vec<IoDone>) {
 }
 
 async fn against_model(mut disk: Asked, path: &Path, seed: u64) {
-    let mut random = Random::new(seed);
+    let mut random = Rng(seed);
     let mut model = vec![0; usize::try_from(SIZE).unwrap()];
     for round in 0..40 {
         let (ios, wanted) = batch(&mut random, &mut model);
@@ -308,13 +307,13 @@ async fn a_full_ring_takes_the_rest_later() {
 async fn no_completion_of_a_small_batch_is_missed() {
     let folder = Folder::new();
     let path = folder.file("a");
-    let mut random = Random::new(11);
+    let mut random = Rng(11);
     for disk in [uring(), threads()] {
         let mut disk = Asked::over(disk, &path, SIZE);
         for _ in 0..2_000 {
             let count = 1 + random.below(3);
-            let any = |random: &mut Random| random.below(SIZE / 4096) * 4096;
-            let write = |random: &mut Random| Io::Write {
+            let any = |random: &mut Rng| random.below(SIZE / 4096) * 4096;
+            let write = |random: &mut Rng| Io::Write {
                 offset_bytes: any(random),
                 data: any_data(random, 4096),
                 fua: Fua::No,
@@ -384,7 +383,7 @@ async fn a_power_cut_loses_unflushed_writes_and_nothing_else() {
     for seed in 1..9 {
         let folder = Folder::new();
         let path = folder.file("a");
-        let mut random = Random::new(seed);
+        let mut random = Rng(seed);
         let mut disk = Asked::over(Box::new(VolatileDisk::new(threads(), seed)), &path, SIZE);
         // Per sector: the contents that may be there after the cut, the stable one first.
         let mut allowed: Vec<Vec<u64>> = vec![vec![0]; usize::try_from(sectors).unwrap()];
@@ -445,47 +444,4 @@ async fn auto_finds_a_disk() {
     let path = folder.file("a");
     let disk = open_disk(IoChoice::Auto).unwrap();
     against_model(Asked::over(disk, &path, SIZE), &path, 5).await;
-    assert_eq!("uring".parse(), Ok(IoChoice::Uring));
-    assert!("fast".parse::<IoChoice>().is_err());
-}
-
-#[tokio::test]
-async fn faults_strike_what_they_name_and_delays_delay() {
-    let folder = Folder::new();
-    let faults = Faults::default();
-    let disk = FaultDisk::new(uring(), faults.clone());
-    let mut disk = Asked::over(Box::new(disk), &folder.file("a"), SIZE);
-    faults.add(FaultRule {
-        kind: FaultKind::Read,
-        volume: Some(VOLUME),
-        range: 4096..8192,
-        error: DiskError::Medium,
-        times: Some(1),
-    });
-    let (offset_bytes, len_bytes) = (0, 8192);
-    assert_eq!(disk.read(0, 4096).await, vec![0; 4096]);
-    let struck = disk
-        .ask(Io::Read {
-            offset_bytes,
-            len_bytes,
-        })
-        .await;
-    assert_eq!(struck, Err(DiskError::Medium));
-    assert_eq!(disk.read(0, 8192).await, vec![0; 8192]);
-    assert_eq!(faults.failed(), 1);
-    faults.add(FaultRule {
-        kind: FaultKind::Flush,
-        volume: None,
-        range: 0..1,
-        error: DiskError::Io,
-        times: None,
-    });
-    for _ in 0..3 {
-        assert_eq!(disk.ask(Io::Flush).await, Err(DiskError::Io));
-    }
-    faults.clear();
-    faults.delay(Duration::from_millis(50));
-    let since = tokio::time::Instant::now();
-    assert_eq!(disk.ask(Io::Flush).await, Ok(IoDone::Ok));
-    assert!(since.elapsed() >= Duration::from_millis(50));
 }

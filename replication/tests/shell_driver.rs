@@ -17,14 +17,14 @@ use replication::engine::{
 };
 use replication::meta;
 use replication::shell::{
-    DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Pool, PoolPlace, VolatileDisk,
-    boot_time, open_disk, start,
+    DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Pool, VolatileDisk, boot_time,
+    open_disk, start,
 };
 use replication::types::{
     BootId, DiskInstance, Epoch, Fua, GroupId, Incarnation, Members, NodeId, VolumeNumber,
     VolumeSpec,
 };
-use shell_support::{Folder, Random};
+use shell_support::{Folder, Rng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
@@ -71,8 +71,7 @@ impl Node {
             peer_loss_ms: 500,
             limits: Limits::default(),
         };
-        let place = PoolPlace::Path(folder.file(&format!("pool{id}")));
-        let pool = Pool::open(&place).unwrap();
+        let pool = Pool::open(folder.file(&format!("pool{id}"))).unwrap();
         let disk = open_disk(IoChoice::Auto).unwrap();
         let lease = LeaseCell::new();
         let config = DriverConfig {
@@ -215,7 +214,7 @@ async fn two_boxes_mirror_lose_each_other_and_come_back() {
 
 async fn mirror() {
     let folder = Folder::new();
-    let mut random = Random::new(1);
+    let mut random = Rng(1);
     let (one, two) = two_listeners().await;
     let (at_one, at_two) = (one.local_addr().unwrap(), two.local_addr().unwrap());
     let one = Setup {
@@ -432,10 +431,7 @@ async fn garbage() {
     );
     for round in 0..5_u64 {
         let mut stranger = TcpStream::connect(port).await.unwrap();
-        stranger
-            .write_all(&Random::new(round).bytes(3000))
-            .await
-            .unwrap();
+        stranger.write_all(&Rng(round).bytes(3000)).await.unwrap();
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(LIMIT, stranger.read_to_end(&mut rest));
         let _end_or_reset = ended.await.expect("closed in time");

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use replication::engine::Io;
 use replication::shell::{Backing, IoChoice, LockWait, OpenError, open_disk};
 use replication::types::{Fua, OpId, VolumeNumber};
-use shell_support::{Folder, Random};
+use shell_support::{Folder, Rng};
 
 const SIZE: u64 = 16 << 20;
 const BLOCK: u64 = 64 << 10;
@@ -31,7 +31,7 @@ async fn write_at_random(path: &Path, rounds: Option<u64>) {
     let volume = VolumeNumber(1);
     let mut disk = open_disk(IoChoice::Auto).unwrap();
     disk.attach(volume, Arc::new(Backing::try_open(path).unwrap()));
-    let mut random = Random::new(u64::from(std::process::id()));
+    let mut random = Rng(u64::from(std::process::id()));
     let (mut next, mut done) = (0, Vec::new());
     while rounds.is_none_or(|rounds| next < rounds) {
         while disk.in_flight() < DEPTH {

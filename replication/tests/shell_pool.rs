@@ -6,14 +6,14 @@
 
 mod shell_support;
 
-use replication::shell::{LockWait, Pool, PoolError, PoolPlace};
+use replication::shell::{LockWait, Pool, PoolError};
 use replication::types::{VolumeNumber, Zeroed};
-use shell_support::{Folder, Random};
+use shell_support::{Folder, Rng};
 
 const MIB: u64 = 1 << 20;
 
 fn pool(folder: &Folder) -> Pool {
-    Pool::open(&PoolPlace::Path(folder.file("pool"))).unwrap()
+    Pool::open(folder.file("pool")).unwrap()
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn a_volume_with_data_is_never_made_again() {
         matches!(other_size, PoolError::Exists { .. }),
         "{other_size}"
     );
-    let mut random = Random::new(1);
+    let mut random = Rng(1);
     let len_bytes = usize::try_from(1 + random.below(4096)).unwrap();
     let data = random.bytes(len_bytes);
     let mut whole = data.clone();
@@ -114,17 +114,4 @@ fn what_a_crash_left_unfinished_is_removed() {
     std::fs::write(&unfinished, "half").unwrap();
     assert_eq!(pool(&folder).list().unwrap(), []);
     assert!(!unfinished.exists());
-}
-
-#[test]
-fn places_are_parsed_and_volume_groups_refused() {
-    assert_eq!(
-        "path=/srv/x".parse::<PoolPlace>().unwrap(),
-        PoolPlace::Path("/srv/x".into())
-    );
-    for bad in ["", "path", "path=", "lvm=x", "vg="] {
-        assert!(bad.parse::<PoolPlace>().is_err(), "{bad:?}");
-    }
-    let refused = Pool::open(&"vg=main".parse().unwrap()).unwrap_err();
-    assert!(refused.to_string().contains("use path=DIR"), "{refused}");
 }

@@ -3,6 +3,7 @@
 //! Every rule is a function from files to findings, so that each has a test which shows that it
 //! can fail. There is no list of exceptions that may be extended: a file is mended instead.
 
+mod dependencies;
 mod laws;
 mod source;
 
@@ -73,12 +74,7 @@ pub fn check(files: &[File]) -> Vec<Finding> {
         findings.extend(check_rust(file));
     }
     findings.extend(unsafe_files(files));
-    for file in files
-        .iter()
-        .filter(|file| file.path.ends_with("Cargo.toml"))
-    {
-        findings.extend(dependency_edges(file));
-    }
+    findings.extend(dependencies::check(files));
     findings.extend(laws::check(files));
     findings
 }
@@ -283,45 +279,6 @@ fn unsafe_files(files: &[File]) -> Vec<Finding> {
         });
     }
     findings
-}
-
-/// The engines and the image know no other crate of ours.
-fn dependency_edges(file: &File) -> Vec<Finding> {
-    let Some(owner) = file.path.strip_suffix("/Cargo.toml") else {
-        return Vec::new();
-    };
-    if !ENGINES.contains(&owner) && owner != "image" {
-        return Vec::new();
-    }
-    let manifest: toml::Table = match file.text.parse() {
-        Ok(manifest) => manifest,
-        Err(error) => return vec![at(file, 0, format!("unreadable: {error}"))],
-    };
-    let mut names = BTreeSet::new();
-    collect_dependencies(&manifest, &mut names);
-    let ours = names.iter().filter(|name| CRATES.contains(&name.as_str()));
-    ours.map(|name| at(file, 0, format!("{owner} must not know {name}")))
-        .collect()
-}
-
-/// Dependency tables of every kind and target, and the crates that renamed entries stand for.
-fn collect_dependencies(table: &toml::Table, names: &mut BTreeSet<String>) {
-    for (key, value) in table {
-        let Some(inner) = value.as_table() else {
-            continue;
-        };
-        if !key.ends_with("dependencies") {
-            collect_dependencies(inner, names);
-            continue;
-        }
-        for (name, dependency) in inner {
-            names.insert(name.clone());
-            let real = |field| dependency.get(field).and_then(toml::Value::as_str);
-            names.extend(real("package").map(str::to_owned));
-            let folder = real("path").and_then(|path| path.rsplit('/').next());
-            names.extend(folder.map(str::to_owned));
-        }
-    }
 }
 
 /// The root fits on one screen: exactly these names.
@@ -544,25 +501,6 @@ mod tests {
         assert_eq!((findings.len(), findings[0].line), (1, 2));
         let unused = unsafe_files(&[file("ha/src/wire.rs", "#![deny(unsafe_code)]")]);
         assert_eq!(unused.len(), UNSAFE_FILES.len());
-    }
-
-    #[test]
-    fn an_edge_between_engines_is_found() {
-        let cases = [
-            "[dependencies]\nha.workspace = true\n",
-            "[dev-dependencies]\nappliance = { path = \"../appliance\" }\n",
-            "[dependencies]\nx = { package = \"iscsi-target\", version = \"1\" }\n",
-            "[target.'cfg(unix)'.build-dependencies]\nha = \"1\"\n",
-            "[dependencies]\nx = { path = \"../ha\" }\n",
-        ];
-        for text in cases {
-            let findings = dependency_edges(&file("replication/Cargo.toml", text));
-            assert_eq!(findings.len(), 1, "{text}: {findings:?}");
-            assert!(dependency_edges(&file("appliance/Cargo.toml", text)).is_empty());
-        }
-        let clean = "[package]\nname = \"ha\"\n[dependencies]\nbytes.workspace = true\n";
-        assert!(dependency_edges(&file("ha/Cargo.toml", clean)).is_empty());
-        assert_eq!(dependency_edges(&file("ha/Cargo.toml", "[")).len(), 1);
     }
 
     #[test]

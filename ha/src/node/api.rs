@@ -229,17 +229,20 @@ pub enum Authority {
     },
 }
 
-/// Where this box stands.
+/// Where this box stands. It moves along [`EDGES`] only; this is the main way.
 ///
 /// ```text
-///   Booting --> Blank --(admitted)--> Secondary <-------------------------+
-///      |                                |  ^                              |
-///      +--------------------------------+  | refused, primary is back     |
-///                                       v  |                              |
-///                                    Candidate --> Sealing --> PrimarySolo --(R8)--+
-///                                                                |   ^             |
-///                                                          (R6)  v   | (R1)        |
-///                                      HandingOver <-- PrimarySync --+--> Frozen --+
+///   Booting --> Blank --(admitted)--> Secondary <-----(R8, from any below)----+
+///      |                                ^  |  ^                               |
+///      +--------------------------------+  |  | refused, primary is back      |
+///                                          v  |                               |
+///                  +----(named, R7)---- Candidate --> Sealing --(R2)--+       |
+///                  v                                                  v       |
+///             PrimarySync <-----------------(R6)---------------- PrimarySolo -+
+///                |  ^  |                                              ^       |
+///                |  |  +-----(peer lost)-------> Frozen ----(R1)------+       |
+///           (R7) v  | (taken back)                 ^ |                        |
+///             HandingOver -----(peer lost)---------+ +------------------------+
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -262,6 +265,34 @@ pub enum Role {
     /// Primary that stopped to hand over (law R7).
     HandingOver,
 }
+
+/// Every step from role to role that there is.
+pub const EDGES: &[(Role, Role)] = &[
+    (Role::Booting, Role::Blank),
+    (Role::Booting, Role::Secondary),
+    (Role::Booting, Role::Candidate),
+    (Role::Blank, Role::Secondary),
+    (Role::Secondary, Role::Candidate),
+    (Role::Candidate, Role::Secondary),
+    (Role::Candidate, Role::Sealing),
+    (Role::Candidate, Role::PrimarySolo),
+    (Role::Candidate, Role::PrimarySync),
+    (Role::Sealing, Role::Candidate),
+    (Role::Sealing, Role::Secondary),
+    (Role::Sealing, Role::PrimarySolo),
+    (Role::PrimarySolo, Role::PrimarySync),
+    (Role::PrimarySolo, Role::Frozen),
+    (Role::PrimarySolo, Role::Secondary),
+    (Role::PrimarySync, Role::Frozen),
+    (Role::PrimarySync, Role::HandingOver),
+    (Role::PrimarySync, Role::Secondary),
+    (Role::Frozen, Role::PrimarySolo),
+    (Role::Frozen, Role::Secondary),
+    (Role::HandingOver, Role::PrimarySync),
+    (Role::HandingOver, Role::PrimarySolo),
+    (Role::HandingOver, Role::Frozen),
+    (Role::HandingOver, Role::Secondary),
+];
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

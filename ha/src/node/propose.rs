@@ -650,6 +650,7 @@ impl Node {
                 && let Some(term) = &mut self.term
             {
                 term.doubts.clear();
+                term.degrade = None;
             }
             return self.preempted(now);
         }

@@ -1,7 +1,7 @@
 //! What leaves a box: heartbeats, replies, and what waited for the record to be durable.
 
-use super::{Authority, Event, Lease, Node, Output, Role};
-use crate::mutants::mutant;
+use super::{Authority, EDGES, Event, Lease, Node, Output, Role};
+use crate::mutants::{self, mutant};
 use crate::types::{Ballot, Epoch, Incarnation, LinkId, NodeId, Now, Time};
 use crate::wire::{self, Header, Heartbeat, Message, Summary};
 
@@ -151,6 +151,10 @@ impl Node {
         let role = self.role(now);
         if role != self.shown.role {
             let from = core::mem::replace(&mut self.shown.role, role);
+            assert!(
+                EDGES.contains(&(from, role)) || mutants::any_is_active(),
+                "R2: no box goes from {from} to {role}"
+            );
             self.event(Event::RoleChanged { from, to: role });
         }
         assert!(

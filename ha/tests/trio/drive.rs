@@ -197,11 +197,26 @@ impl Trio {
         (weather.delay_min_us + self.random.below(spread)) * 1000
     }
 
-    /// Law R0: a ballot leaves only when its counter is durable at its proposer.
-    fn check_ballot(&self, from: NodeId, bytes: &[u8]) {
+    /// Law R0: no ballot leaves twice, nor before its counter is durable at its proposer.
+    fn check_ballot(&mut self, from: NodeId, bytes: &[u8]) {
+        let process = self.machines[&from].process;
         let ballot = match ha::wire::decode(&KEY, bytes).unwrap().1 {
-            Message::Prepare(ballot) => ballot,
-            Message::Accept { ballot, next, .. } => next.unwrap_or(ballot).max(ballot),
+            Message::Prepare(ballot) => {
+                self.oracle.left(ballot, process, None);
+                ballot
+            }
+            Message::Accept {
+                ballot,
+                config,
+                next,
+                ..
+            } => {
+                self.oracle.left(ballot, process, Some(&config));
+                if let Some(next) = next {
+                    self.oracle.left(next, process, None);
+                }
+                next.unwrap_or(ballot).max(ballot)
+            }
             Message::Hello
             | Message::Heartbeat(_)
             | Message::Ack(_)
@@ -219,14 +234,14 @@ impl Trio {
 
     /// Puts a datagram on the wire.
     pub(crate) fn transmit(&mut self, from: NodeId, to: NodeId, link: LinkId, bytes: Vec<u8>) {
+        if bytes[7] == 4 || bytes[7] == 6 {
+            self.check_ballot(from, &bytes);
+        }
         if let Some(hold) = self.hold {
             let (_, message) = ha::wire::decode(&KEY, &bytes).unwrap();
             if hold(from, to, &message) {
                 return self.held_back.push((from, to, link, bytes));
             }
-        }
-        if bytes[7] == 4 || bytes[7] == 6 {
-            self.check_ballot(from, &bytes);
         }
         if self.trace {
             let (_, message) = ha::wire::decode(&KEY, &bytes).unwrap();

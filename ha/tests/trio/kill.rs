@@ -1,21 +1,24 @@
-//! Every deliberate fault is noticed by a named test, and the neutral ones by none.
+//! Every mutant is noticed by a named test, and the neutral ones by none.
 
 use std::process::Command;
 
-/// Which test notices which fault.
+/// Which test notices which mutant.
 const KILLS: &[(&str, &str)] = &[
     (
         "resume-epoch",
         "hazards::h5a_a_primary_restarted_within_the_detector_is_a_plain_candidate",
     ),
-    ("reuse-ballot", "hazards::h6_a_promoted_box_is_alone_in_s"),
+    (
+        "reuse-ballot",
+        "hazards::h5b_no_ballot_is_used_twice_across_a_crash",
+    ),
     (
         "forget-doubt",
         "hazards::h1a_acks_need_both_boxes_while_the_readmission_is_in_doubt",
     ),
     (
         "timeout-ends-doubt",
-        "hazards::h1a_acks_need_both_boxes_while_the_readmission_is_in_doubt",
+        "hazards::h2_a_degrade_that_left_is_finished_even_if_the_peer_is_back",
     ),
     (
         "solo-before-chosen",
@@ -36,7 +39,7 @@ const KILLS: &[(&str, &str)] = &[
     ),
     (
         "commit-before-seal",
-        "hazards::h6_a_promoted_box_is_alone_in_s",
+        "hazards::h4_the_epoch_read_is_sealed_not_the_epoch_known",
     ),
     (
         "prepare-through-lease",
@@ -112,7 +115,7 @@ fn run(mutant: &str, filter: &[&str]) -> std::process::Output {
 }
 
 #[test]
-fn every_fault_is_noticed_by_the_test_that_names_its_law() {
+fn every_mutant_is_killed_by_the_test_that_names_its_law() {
     if std::env::var_os("MUTANT").is_some() {
         return;
     }
@@ -132,7 +135,7 @@ fn every_fault_is_noticed_by_the_test_that_names_its_law() {
 }
 
 #[test]
-fn neutral_faults_are_noticed_by_nothing() {
+fn neutral_mutants_are_noticed_by_nothing() {
     if std::env::var_os("MUTANT").is_some() {
         return;
     }

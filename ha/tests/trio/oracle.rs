@@ -13,6 +13,8 @@ pub(crate) struct Oracle {
     /// Every value accepted, and by whom, durably.
     accepted: BTreeMap<Ballot, (Config, Members)>,
     chosen: BTreeMap<Ballot, Config>,
+    /// Every ballot that left a box: the process that made it, and its value once it had one.
+    left: BTreeMap<Ballot, (u128, Option<Config>)>,
     epochs: BTreeMap<Epoch, (Option<(NodeId, Incarnation)>, Members)>,
     pub(crate) reads: u64,
     pub(crate) promotions: u64,
@@ -54,6 +56,23 @@ impl Oracle {
             missing, 0,
             "{node} {what} at {now} ns without {missing} acknowledged writes"
         );
+    }
+
+    /// A ballot of `process` leaves its box, with the value proposed under it if it has one
+    /// (law R0): it is of that process and of that value for ever (H5b).
+    pub(crate) fn left(&mut self, ballot: Ballot, process: u128, value: Option<&Config>) {
+        let entry = self.left.entry(ballot).or_insert((process, None));
+        assert_eq!(entry.0, process, "two processes left with {ballot:?}");
+        if let Some(value) = value {
+            let known = entry.1.get_or_insert_with(|| value.clone());
+            assert_eq!(known, value, "two values left with {ballot:?}");
+        }
+    }
+
+    /// How many processes of `node` have sent a ballot.
+    pub(crate) fn proposers(&self, node: NodeId) -> usize {
+        let own = self.left.iter().filter(|left| left.0.node == node);
+        own.map(|left| left.1.0).collect::<BTreeSet<_>>().len()
     }
 
     /// A record of `node` became durable.

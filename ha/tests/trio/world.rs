@@ -193,7 +193,7 @@ pub(crate) struct Trio {
     pub(crate) trace: bool,
 }
 
-/// Puts the fault that the environment names into the cores of this process.
+/// Puts the mutant that the environment names into the cores of this process.
 pub(crate) fn choose_mutant() {
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("MUTANT") {

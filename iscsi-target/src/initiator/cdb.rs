@@ -87,16 +87,6 @@ pub fn write16(lba: u64, blocks: u32, fua: Fua) -> Cdb {
     ])
 }
 
-/// WRITE SAME(16); the data are one block.
-#[must_use]
-pub fn write_same16(lba: u64, blocks: u32) -> Cdb {
-    cdb(&[
-        (0, &[0x93]),
-        (2, &lba.to_be_bytes()),
-        (10, &blocks.to_be_bytes()),
-    ])
-}
-
 /// UNMAP with the parameter list that belongs to it.
 #[must_use]
 pub fn unmap(ranges: &[(u64, u32)]) -> (Cdb, Vec<u8>) {

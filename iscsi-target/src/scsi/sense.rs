@@ -179,9 +179,8 @@ pub(crate) fn of_backend_error(error: BackendError, doing: Doing) -> Option<Sens
     match (error, doing) {
         (BackendError::Medium, Doing::Reading) => Some(Sense::READ_ERROR),
         (BackendError::Medium, Doing::Writing) => Some(Sense::WRITE_ERROR),
-        (BackendError::Hardware | BackendError::CacheLost, _) => Some(Sense::TARGET_FAILURE),
+        (BackendError::Hardware, _) => Some(Sense::TARGET_FAILURE),
         (BackendError::NoSpace, _) => Some(Sense::NO_SPACE),
-        (BackendError::ReadOnly, _) => Some(Sense::WRITE_PROTECTED),
         (BackendError::NotActive, _) => None,
     }
 }

@@ -19,9 +19,7 @@ use crate::connection::{Connection, Ports};
 use crate::discovery::Portal;
 use crate::hosts::ConfigError;
 use crate::login::Surroundings;
-use crate::registry::{
-    ConnectionId, DropReason, Limits, Notice, Registry, SessionInfo, SessionKey,
-};
+use crate::registry::{ConnectionId, DropReason, Limits, Notice, Registry, SessionInfo};
 use crate::scsi::{self, Array, ArrayConfig};
 use crate::types::{PortalTag, Time};
 
@@ -188,17 +186,6 @@ impl Target {
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.inner.registry.borrow().sessions()
-    }
-
-    /// Drops one session. Says whether it was there.
-    pub fn drop_session(&self, key: &SessionKey) -> bool {
-        let found = {
-            let mut registry = self.inner.registry.borrow_mut();
-            registry.drop_where(DropReason::Operator, |known, _| known == key);
-            registry.find(key).is_some()
-        };
-        self.inner.deliver();
-        found
     }
 }
 

@@ -97,20 +97,6 @@ fn a_closed_portal_takes_its_sessions_along() {
 }
 
 #[test]
-fn an_operator_drops_one_session() {
-    run(async {
-        let lab = Lab::new().await;
-        let one = lab.session(lab.login()).await;
-        let two = lab.session(lab.login()).await;
-        let key = lab.target.sessions()[0].key.clone();
-        assert!(lab.target.drop_session(&key));
-        one.closed().await;
-        assert!(!two.is_over());
-        assert!(!lab.target.drop_session(&key));
-    });
-}
-
-#[test]
 fn a_host_that_is_removed_loses_its_sessions() {
     run(async {
         let lab = Lab::new().await;

@@ -3,7 +3,7 @@
 //! | # | Condition | Verdict |
 //! |---|---|---|
 //! | 1 | another group | refuse: unrelated |
-//! | 2 | other lineage, or a copy that no commit of ours knows, and the peer wrote | refuse: forked |
+//! | 2 | other lineage, or a copy unknown to our commits, and the peer wrote | refuse: forked |
 //! | 7 | the peer knows an epoch above ours | refuse: ahead, or sealed |
 //! | 4 | the peer is in the committed in-sync set | equal, or it has to leave the set first |
 //! | 5 | our masks are relative to this copy | what the masks say |

@@ -142,7 +142,7 @@ pub struct Status {
     /// The durable state of this copy.
     pub data: DataState,
     /// The data session.
-    pub link: Link,
+    pub link: DataLink,
     /// Every acknowledgement waits for the peer.
     pub acks_wait_for_peer: bool,
     /// Bytes marked dirty over all volumes.
@@ -170,7 +170,22 @@ pub struct VolumeStatus {
     pub hot_regions: usize,
 }
 
-/// What this box may do.
+/// What this box may do. It moves along [`EDGES`] only; this is the main way.
+///
+/// ```text
+///   Attaching --> Blank --(formatted)--> Secondary <---(R8, from any below)---+
+///       |                                  ^  |                              |
+///       +----------------------------------+  | (R2)                         |
+///                                             v                              |
+///   Failed <--(from any)                  Activating ------------------------+
+///                                           |   ^                            |
+///                                 (durable) v   | (alone in a new epoch)     |
+///       Draining <------(asked, R7)------ Serving ---------------------------+
+///        |    |                           ^ |   ^                            |
+///        |    +--------(taken back)-------+ |   | (R1)                       |
+///        |                      (peer lost) v   |                            |
+///        +-------------(peer lost)-------> Frozen ---------------------------+
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Reading or writing its first metadata.
@@ -191,9 +206,39 @@ pub enum Role {
     Failed,
 }
 
+/// Every step from role to role that there is, from one input to the next.
+pub const EDGES: &[(Role, Role)] = &[
+    (Role::Attaching, Role::Blank),
+    (Role::Attaching, Role::Secondary),
+    (Role::Attaching, Role::Failed),
+    (Role::Blank, Role::Secondary),
+    (Role::Blank, Role::Failed),
+    (Role::Secondary, Role::Activating),
+    (Role::Secondary, Role::Failed),
+    (Role::Activating, Role::Secondary),
+    (Role::Activating, Role::Serving),
+    (Role::Activating, Role::Draining),
+    (Role::Activating, Role::Frozen),
+    (Role::Activating, Role::Failed),
+    (Role::Serving, Role::Secondary),
+    (Role::Serving, Role::Activating),
+    (Role::Serving, Role::Draining),
+    (Role::Serving, Role::Frozen),
+    (Role::Serving, Role::Failed),
+    (Role::Draining, Role::Secondary),
+    (Role::Draining, Role::Activating),
+    (Role::Draining, Role::Serving),
+    (Role::Draining, Role::Frozen),
+    (Role::Draining, Role::Failed),
+    (Role::Frozen, Role::Secondary),
+    (Role::Frozen, Role::Serving),
+    (Role::Frozen, Role::Draining),
+    (Role::Frozen, Role::Failed),
+];
+
 /// State of the data session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
+pub enum DataLink {
     /// None.
     Down,
     /// Connecting or comparing.

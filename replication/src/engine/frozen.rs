@@ -1,11 +1,6 @@
 //! Who may acknowledge: freezing, new epochs, demotion, the seal.
 //!
-//! ```text
-//!            Primary{e}                          done
-//! Secondary ───────────▶ Activating ─────────────────────▶ Serving ──peer lost──▶ frozen
-//!     ▲                  Drain, Dirty, Epoch, Flush           │                     │
-//!     └──────────────────────── Secondary ───────────────────┴──◀── Primary{e+1} ──┘ Activating
-//! ```
+//! The drawing is at [`super::Role`]; `Activating` is `Drain`, `Dirty`, `Epoch`, `Flush`.
 //!
 //! Activating a new epoch: every older disk operation is over (H8), the dirty map is durable, the
 //! epoch is durable, the disk is flushed (H12); only then is anything answered (laws R1, R2).

@@ -121,13 +121,6 @@ pub enum Input {
         /// Payload and trailer as one.
         payload: Bytes,
     },
-    /// Bytes of a session that wait to be sent; optional.
-    Sent {
-        /// Which session.
-        session: SessionId,
-        /// Bytes queued now.
-        bytes_queued: u64,
-    },
     /// Who may acknowledge.
     Authority(Authority),
     /// Refuse every epoch up to this one for ever; answered by `Event::Sealed`.
@@ -314,7 +307,7 @@ pub enum Output {
         /// Which.
         session: SessionId,
     },
-    /// Send a frame: header, payload, trailer. One order per session, whatever the class.
+    /// Send a frame: header, payload, trailer. One order per session.
     Send {
         /// On which session.
         session: SessionId,
@@ -324,8 +317,6 @@ pub enum Output {
         payload: Bytes,
         /// Checksums of the data; the receiver's payload is payload and trailer as one.
         trailer: Bytes,
-        /// What the frame belongs to.
-        class: Class,
     },
     /// A command is done.
     Complete {
@@ -336,15 +327,6 @@ pub enum Output {
     },
     /// News.
     Event(Event),
-}
-
-/// What a frame belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// A command waits for it.
-    Application,
-    /// Resync.
-    Bulk,
 }
 
 /// A disk operation; offsets are bytes in the backing.

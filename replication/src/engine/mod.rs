@@ -28,10 +28,12 @@ mod volume;
 mod volumes;
 mod write;
 
-pub use event::{Attached, DataState, Event, Link, PeerLoss, Role, Status, VolumeStatus};
+pub use event::{
+    Attached, DataLink, DataState, EDGES, Event, PeerLoss, Role, Status, VolumeStatus,
+};
 pub use io::{
-    Authority, Class, Command, CommandError, Completed, DiskError, Input, Io, IoDone, Lease,
-    Limits, Opened, Output, Params,
+    Authority, Command, CommandError, Completed, DiskError, Input, Io, IoDone, Lease, Limits,
+    Opened, Output, Params,
 };
 
 use crate::meta::group::GroupState;
@@ -49,6 +51,8 @@ pub struct Engine {
     params: Params,
     now: Time,
     outputs: VecDeque<Output>,
+    /// The role after the last input.
+    shown: Role,
     /// Rises with every step, so that upkeep knows when it is done.
     steps: u64,
     ops: disk::Ops,
@@ -133,6 +137,7 @@ impl Engine {
             params,
             now: Time::default(),
             outputs: VecDeque::new(),
+            shown: Role::Attaching,
             steps: 0,
             ops: disk::Ops::default(),
             started: false,
@@ -187,7 +192,7 @@ impl Engine {
     pub fn handle(&mut self, now: Time, input: Input) {
         self.now = self.now.max(now);
         match input {
-            Input::Timeout | Input::Sent { .. } => {}
+            Input::Timeout => {}
             Input::Start { found, seal } => self.on_start(found, seal),
             Input::Format => self.on_format(),
             Input::Opened(opened) => self.on_opened(opened),
@@ -213,6 +218,14 @@ impl Engine {
             Input::DeleteVolume { id, number } => self.on_delete_volume(id, number),
         }
         self.maintain();
+        let role = self.role();
+        if role != self.shown {
+            let from = core::mem::replace(&mut self.shown, role);
+            assert!(
+                EDGES.contains(&(from, role)) || crate::mutants::any_is_active(),
+                "R2: no engine goes from {from:?} to {role:?}"
+            );
+        }
         self.check();
     }
 
@@ -330,25 +343,25 @@ impl Engine {
     fn check(&self) {
         assert!(
             !self.frozen || self.is_primary(),
-            "only a primary is frozen"
+            "R1: only a primary is frozen"
         );
         let runs = self.is_serving() && self.verified && self.failed.is_none() && !self.frozen;
         assert!(
             !runs || !self.needs_peer() || self.is_streaming(),
-            "a needed peer is streamed to"
+            "R4: a needed peer is streamed to"
         );
         let joins = self.joining != Joining::No;
         assert!(
             !joins || self.is_streaming() || self.frozen,
-            "readmission needs a session"
+            "R6: readmission needs a session"
         );
         assert!(
             self.target.is_none() || !self.is_primary(),
-            "a primary is nobody's target"
+            "R8: a primary is nobody's target"
         );
         assert!(
             self.source.is_none() || self.is_primary(),
-            "a secondary sends nothing"
+            "R8: a secondary sends nothing"
         );
     }
 }

@@ -15,7 +15,7 @@ use super::disk::Op;
 use super::inflight::{Grant, Mode};
 use super::session::What;
 use super::{DiskError, Engine, Event, Io, IoDone};
-use crate::meta::BLOCK_BYTES;
+use crate::meta::DIRTY_BLOCK_BYTES;
 use crate::mutants::mutant;
 use crate::types::{Time, VolumeNumber};
 use crate::wire::Kind;
@@ -86,7 +86,7 @@ impl Engine {
     pub(super) fn dirty_bytes(&self) -> u64 {
         self.volumes
             .values()
-            .map(|volume| volume.dirty.count() * BLOCK_BYTES)
+            .map(|volume| volume.dirty.count() * DIRTY_BLOCK_BYTES)
             .sum()
     }
 
@@ -105,12 +105,12 @@ impl Engine {
         let window = if self.tasks.is_empty() {
             self.params.limits.resync_window_bytes
         } else {
-            BLOCK_BYTES // at most one block ahead of an application's write
+            DIRTY_BLOCK_BYTES // at most one block ahead of an application's write
         };
         let source = self.source.as_ref().expect("the caller looked");
         let waiting = source.progress.retry_at.is_some_and(|at| self.now < at);
-        let under_way = source.resync_bytes + source.reading.len() as u64 * BLOCK_BYTES;
-        if waiting || under_way + BLOCK_BYTES > window.max(BLOCK_BYTES) {
+        let under_way = source.resync_bytes + source.reading.len() as u64 * DIRTY_BLOCK_BYTES;
+        if waiting || under_way + DIRTY_BLOCK_BYTES > window.max(DIRTY_BLOCK_BYTES) {
             return false;
         }
         let Some((number, block)) = self.next_chunk() else {
@@ -172,10 +172,10 @@ impl Engine {
     }
 
     fn block_range(&self, number: VolumeNumber, block: u32) -> (u64, u64) {
-        let start = u64::from(block) * BLOCK_BYTES;
+        let start = u64::from(block) * DIRTY_BLOCK_BYTES;
         (
             start,
-            (start + BLOCK_BYTES).min(self.volume_ref(number).spec.size_bytes),
+            (start + DIRTY_BLOCK_BYTES).min(self.volume_ref(number).spec.size_bytes),
         )
     }
 

@@ -9,7 +9,7 @@
 
 use super::inflight::Ranges;
 use super::resync::Progress;
-use super::{Class, Engine, Event, Output, PeerLoss};
+use super::{Engine, Event, Output, PeerLoss};
 use crate::mutants::mutant;
 use crate::types::{Epoch, SessionId, Time, VolumeNumber};
 use crate::wire::{self, Header, Kind, Refusal, WireError, hello};
@@ -179,7 +179,7 @@ impl Engine {
         let source = self.source.as_mut().expect("the caller has a session");
         let mut header = Header::new(kind, source.epoch, source.number);
         let trailer = wire::seal(&mut header, &payload);
-        self.send_frame(&header, payload, trailer, Class::Application);
+        self.send_frame(&header, payload, trailer);
     }
 
     /// Sends a sequenced frame without a range.
@@ -202,7 +202,7 @@ impl Engine {
         header.volume = volume;
         let trailer = wire::seal(&mut header, &body);
         source.unacked.insert(header.seq, Sent { what, volume });
-        self.send_frame(&header, body, trailer, Class::Application);
+        self.send_frame(&header, body, trailer);
     }
 
     /// Sends a sequenced frame about a range of a volume; its place in the stream.
@@ -222,17 +222,11 @@ impl Engine {
             .max()
             .unwrap_or(0);
         ranges.insert(seq, range.start, range.end);
-        let class = match what {
-            What::Write { bytes, .. } => {
-                source.mirror_bytes += bytes;
-                Class::Application
-            }
-            What::Chunk { bytes, .. } => {
-                source.resync_bytes += bytes;
-                Class::Bulk
-            }
-            What::Flush { .. } | What::Marker { .. } | What::Volume => Class::Application,
-        };
+        match what {
+            What::Write { bytes, .. } => source.mirror_bytes += bytes,
+            What::Chunk { bytes, .. } => source.resync_bytes += bytes,
+            What::Flush { .. } | What::Marker { .. } | What::Volume => {}
+        }
         source.unacked.insert(seq, Sent { what, volume });
         let mut header = Header {
             flags,
@@ -244,11 +238,11 @@ impl Engine {
             ..Header::new(kind, source.epoch, source.number)
         };
         let trailer = wire::seal(&mut header, &payload);
-        self.send_frame(&header, payload, trailer, class);
+        self.send_frame(&header, payload, trailer);
         seq
     }
 
-    fn send_frame(&mut self, header: &Header, payload: Bytes, trailer: Bytes, class: Class) {
+    fn send_frame(&mut self, header: &Header, payload: Bytes, trailer: Bytes) {
         let source = self.source.as_mut().expect("the caller has a session");
         source.sent = self.now;
         let (session, header) = (source.id, header.encode());
@@ -257,7 +251,6 @@ impl Engine {
             header,
             payload,
             trailer,
-            class,
         });
     }
 

@@ -4,8 +4,8 @@ use super::command::Stage;
 use super::frozen::Reign;
 use super::volume::{Settle, blocks, regions};
 use super::write::Leg;
-use super::{Engine, Link, Role, Status, VolumeStatus};
-use crate::meta::BLOCK_BYTES;
+use super::{DataLink, Engine, Role, Status, VolumeStatus};
+use crate::meta::DIRTY_BLOCK_BYTES;
 use crate::meta::group::Life;
 use crate::mutants::mutant;
 use crate::types::{Time, VolumeNumber};
@@ -53,7 +53,7 @@ impl Engine {
             VolumeStatus {
                 spec: entry.spec,
                 attached: volume.is_some(),
-                dirty_bytes: volume.map_or(0, |volume| volume.dirty.count() * BLOCK_BYTES),
+                dirty_bytes: volume.map_or(0, |volume| volume.dirty.count() * DIRTY_BLOCK_BYTES),
                 hot_regions: volume.map_or(0, |volume| volume.intents.hot.len()),
             }
         });
@@ -75,7 +75,7 @@ impl Engine {
         }
     }
 
-    fn role(&self) -> Role {
+    pub(super) fn role(&self) -> Role {
         if self.failed.is_some() {
             return Role::Failed;
         }
@@ -93,17 +93,17 @@ impl Engine {
         }
     }
 
-    fn link(&self) -> Link {
+    fn link(&self) -> DataLink {
         use super::target::TargetPhase;
         match (&self.source, &self.target) {
-            (Some(source), _) if source.in_sync => Link::Mirroring,
-            (Some(source), _) if source.is_streaming() => Link::Source,
-            (Some(_), _) => Link::Handshake,
-            (None, Some(target)) if target.in_sync => Link::Following,
-            (None, Some(target)) if target.phase == TargetPhase::Streaming => Link::Target,
-            (None, Some(_)) => Link::Handshake,
-            (None, None) if self.dialing || !self.incoming.is_empty() => Link::Handshake,
-            (None, None) => Link::Down,
+            (Some(source), _) if source.in_sync => DataLink::Mirroring,
+            (Some(source), _) if source.is_streaming() => DataLink::Source,
+            (Some(_), _) => DataLink::Handshake,
+            (None, Some(target)) if target.in_sync => DataLink::Following,
+            (None, Some(target)) if target.phase == TargetPhase::Streaming => DataLink::Target,
+            (None, Some(_)) => DataLink::Handshake,
+            (None, None) if self.dialing || !self.incoming.is_empty() => DataLink::Handshake,
+            (None, None) => DataLink::Down,
         }
     }
 
@@ -116,7 +116,7 @@ impl Engine {
             let streaming = self.is_streaming();
             assert!(
                 streaming || volume.unstable.is_empty(),
-                "unstable without a session"
+                "D4: unstable without a session"
             );
             for region in volume.intents.hot.keys() {
                 let first = u64::from(*region) * crate::meta::REGION_BYTES;
@@ -127,12 +127,12 @@ impl Engine {
             }
             for block in volume.unstable.keys() {
                 let region = regions(
-                    u64::from(*block) * BLOCK_BYTES,
-                    u64::from(*block) * BLOCK_BYTES + 1,
+                    u64::from(*block) * DIRTY_BLOCK_BYTES,
+                    u64::from(*block) * DIRTY_BLOCK_BYTES + 1,
                 );
                 let heat = volume.intents.hot.get(region.start());
                 let durable = heat.is_some_and(|heat| heat.durable) || mutant!(SkipIntent);
-                assert!(durable, "law D2: block {block} of volume {number} is hot");
+                assert!(durable, "D2: block {block} of volume {number} is hot");
             }
         }
         if let Some(source) = &self.source {
@@ -141,7 +141,7 @@ impl Engine {
                 let dirty = volume.is_none_or(|volume| volume.dirty.contains(*block));
                 assert!(
                     dirty,
-                    "law D1: block {block} was cleared before its copy was stable"
+                    "D1: block {block} was cleared before its copy was stable"
                 );
             }
         }
@@ -162,12 +162,12 @@ impl Engine {
                     .is_some_and(|heat| heat.users > 0)
             };
             let covered = regions(task.next, piece.to).all(hot) || mutant!(SkipIntent);
-            assert!(covered, "law D2: a write under way has its intents");
+            assert!(covered, "D2: a write under way has its intents");
             let dirty = || blocks(task.next, piece.to).all(|block| volume.dirty.contains(block));
             let forgets = mutant!(DropAck) || mutant!(ForgetUnstable) || mutant!(ForgetAcked);
             assert!(
                 piece.peer != Leg::Off || dirty() || forgets,
-                "law R1: an unsent write is dirty"
+                "R1: an unsent write is dirty"
             );
         }
         assert!(self.ops.iter().count() == self.ops.len());

@@ -10,7 +10,7 @@
 
 use super::disk::Op;
 use super::inflight::{Grant, Locks, Mode};
-use super::{Class, DiskError, Engine, Io, Output};
+use super::{DiskError, Engine, Io, Output};
 use crate::meta::SECTOR_BYTES;
 use crate::meta::group::Life;
 use crate::mutants::mutant;
@@ -173,13 +173,11 @@ impl Engine {
 
     fn send_to(&mut self, session: SessionId, mut header: Header, payload: Bytes) {
         let trailer = wire::seal(&mut header, &payload);
-        let (header, class) = (header.encode(), Class::Application);
         self.emit(Output::Send {
             session,
-            header,
+            header: header.encode(),
             payload,
             trailer,
-            class,
         });
     }
 

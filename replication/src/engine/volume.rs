@@ -9,7 +9,7 @@
 
 use super::inflight::Locks;
 use crate::meta::dirty::DirtyMap;
-use crate::meta::{BLOCK_BYTES, Layout, REGION_BYTES};
+use crate::meta::{DIRTY_BLOCK_BYTES, Layout, REGION_BYTES};
 use crate::types::{VolumeSpec, Zeroed};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -154,7 +154,7 @@ impl Volume {
 
     /// Marks every block of every hot region.
     pub(super) fn dirty_hot_regions(&mut self) {
-        let per_region = u32::try_from(REGION_BYTES / BLOCK_BYTES).expect("a small constant");
+        let per_region = u32::try_from(REGION_BYTES / DIRTY_BLOCK_BYTES).expect("a small constant");
         let regions: Vec<u32> = self.intents.hot.keys().copied().collect();
         for region in regions {
             let first = region.saturating_mul(per_region);
@@ -175,7 +175,8 @@ impl Volume {
 
 /// The blocks of a range that is not empty.
 pub(super) fn blocks(start: u64, end: u64) -> RangeInclusive<u32> {
-    let number = |at| u32::try_from(at / BLOCK_BYTES).expect("volumes have less than 2^32 blocks");
+    let number =
+        |at| u32::try_from(at / DIRTY_BLOCK_BYTES).expect("volumes have less than 2^32 blocks");
     number(start)..=number(end - 1)
 }
 
@@ -213,7 +214,7 @@ mod tests {
     #[test]
     fn ranges_touch_their_first_and_last_block() {
         assert_eq!(blocks(0, 1), 0..=0);
-        assert_eq!(blocks(BLOCK_BYTES - 1, BLOCK_BYTES + 1), 0..=1);
+        assert_eq!(blocks(DIRTY_BLOCK_BYTES - 1, DIRTY_BLOCK_BYTES + 1), 0..=1);
         assert_eq!(regions(REGION_BYTES, 2 * REGION_BYTES), 1..=1);
     }
 }

@@ -110,7 +110,7 @@ impl Engine {
         } else if !mutant!(DropAck) || !self.is_streaming() {
             assert!(
                 !self.needs_peer(),
-                "a write is not kept from a peer that is needed"
+                "R4: a write is not kept from a peer that is needed"
             );
             self.dirty_range(number, from, to);
         }

@@ -23,7 +23,7 @@ pub const UNIT_BYTES: u64 = 4096;
 /// What commands are multiples of.
 pub const SECTOR_BYTES: u64 = 512;
 /// Bytes that one bit of the dirty map stands for.
-pub const BLOCK_BYTES: u64 = 64 << 10;
+pub const DIRTY_BLOCK_BYTES: u64 = 64 << 10;
 /// Bytes that one intent stands for.
 pub const REGION_BYTES: u64 = 1 << 20;
 /// Alignment of the data area.
@@ -55,7 +55,7 @@ pub fn layout(size_bytes: u64) -> Layout {
         size_bytes <= VOLUME_MAX_BYTES,
         "a volume of {size_bytes} bytes is too large"
     );
-    let blocks = size_bytes.div_ceil(BLOCK_BYTES);
+    let blocks = size_bytes.div_ceil(DIRTY_BLOCK_BYTES);
     let pages = blocks.div_ceil(dirty::PAGE_BITS);
     let metadata = HEAD_BYTES + pages * 2 * UNIT_BYTES;
     let data_offset = metadata.next_multiple_of(ALIGN_BYTES);
@@ -101,7 +101,7 @@ mod tests {
             let map_end = HEAD_BYTES + u64::from(layout.pages) * 2 * UNIT_BYTES;
             assert!(map_end <= layout.data_offset);
             assert!(layout.data_offset < map_end + ALIGN_BYTES);
-            assert!(u64::from(layout.blocks) * BLOCK_BYTES >= size_bytes);
+            assert!(u64::from(layout.blocks) * DIRTY_BLOCK_BYTES >= size_bytes);
             assert!(u64::from(layout.pages) * dirty::PAGE_BITS >= u64::from(layout.blocks));
         }
     }

@@ -21,10 +21,8 @@ use nix::unistd::Whence;
 
 use super::buffer::{ALIGN_BYTES, aligned};
 use crate::engine::{DiskError, Io, IoDone};
+use crate::meta::SECTOR_BYTES;
 use crate::types::{OpId, VolumeNumber, Zeroed};
-
-/// The smallest unit, in bytes, that a backing is asked to transfer.
-pub const SECTOR_BYTES: u64 = 512;
 
 /// How often a held backing is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
@@ -248,11 +246,6 @@ impl Backing {
     /// without a single data extent.
     pub fn zeroed(&self) -> Zeroed {
         self.zeroed
-    }
-
-    /// Whether I/O bypasses the page cache.
-    pub fn is_direct(&self) -> bool {
-        self.direct.is_some()
     }
 
     /// The open file, whose description carries the lock and the I/O.

@@ -532,17 +532,11 @@ impl Inner {
             let mut core = self.core.borrow_mut();
             let Core { disk, link, .. } = &mut *core;
             disk.kick();
-            link.flush(cx, &mut turn.broken, &mut turn.reports);
+            link.flush(cx, &mut turn.broken);
             let mut inputs = self.inputs.borrow_mut();
             for session in turn.broken.drain(..) {
                 link.close(session);
                 inputs.push_back(Input::Disconnected { session });
-            }
-            for (session, bytes_queued) in turn.reports.drain(..) {
-                inputs.push_back(Input::Sent {
-                    session,
-                    bytes_queued,
-                });
             }
             if inputs.is_empty() {
                 return;
@@ -645,7 +639,6 @@ impl Inner {
 struct Turn {
     done: Vec<Completion>,
     broken: Vec<SessionId>,
-    reports: Vec<(SessionId, u64)>,
     timer: Option<Pin<Box<Sleep>>>,
     /// What the timer is set to.
     deadline: Option<Time>,

@@ -72,7 +72,6 @@ struct Session {
     /// Bytes of the first piece that are sent.
     front_bytes: usize,
     queued_bytes: u64,
-    reported_bytes: u64,
 }
 
 /// A part of a frame that lies in one place.
@@ -129,7 +128,6 @@ impl Link {
                 queue: VecDeque::new(),
                 front_bytes: 0,
                 queued_bytes: 0,
-                reported_bytes: 0,
             },
         );
         Ok(Reading {
@@ -212,19 +210,11 @@ impl Link {
     }
 
     /// Sends what the sockets take. Registers the waker for the rest. Appends sessions that broke
-    /// to `broken`, and to `reports` the queue of every session where it changed.
-    pub(super) fn flush(
-        &mut self,
-        cx: &mut Context<'_>,
-        broken: &mut Vec<SessionId>,
-        reports: &mut Vec<(SessionId, u64)>,
-    ) {
+    /// to `broken`.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>, broken: &mut Vec<SessionId>) {
         for (session, open) in &mut self.sessions {
             if open.flush(cx).is_err() {
                 broken.push(*session);
-            } else if open.queued_bytes != open.reported_bytes {
-                open.reported_bytes = open.queued_bytes;
-                reports.push((*session, open.queued_bytes));
             }
         }
     }
@@ -471,8 +461,8 @@ mod tests {
 
     async fn sent(link: &mut Link, session: SessionId) {
         std::future::poll_fn(|cx| {
-            let (mut broken, mut reports) = (Vec::new(), Vec::new());
-            link.flush(cx, &mut broken, &mut reports);
+            let mut broken = Vec::new();
+            link.flush(cx, &mut broken);
             assert!(broken.is_empty());
             let left = link
                 .sessions

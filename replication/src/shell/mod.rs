@@ -7,7 +7,6 @@ pub mod buffer;
 pub mod clock;
 pub mod disk;
 pub mod driver;
-pub mod fault;
 pub mod handle;
 pub mod link;
 pub mod pool;
@@ -16,16 +15,14 @@ pub mod uring;
 pub mod volatile;
 
 use std::io;
-use std::str::FromStr;
 
 pub use buffer::{ALIGN_BYTES, aligned};
 pub use clock::{LeaseCell, boot_time};
 pub use disk::{Backing, Completion, Disk, LockWait, OpenError};
 pub use driver::{DriverConfig, LinkConfig, StartError, start};
-pub use fault::{FaultDisk, FaultKind, FaultRule, Faults};
 pub use handle::{DiskWaits, Handle};
 pub use link::LinkCounters;
-pub use pool::{Listed, Pool, PoolError, PoolPlace};
+pub use pool::{Listed, Pool, PoolError};
 pub use thread::ThreadDisk;
 pub use uring::UringDisk;
 pub use volatile::VolatileDisk;
@@ -40,19 +37,6 @@ pub enum IoChoice {
     Uring,
     /// A pool of threads.
     Threads,
-}
-
-impl FromStr for IoChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "uring" => Ok(Self::Uring),
-            "threads" => Ok(Self::Threads),
-            _ => Err(format!("io {text:?} is not one of auto, uring, threads")),
-        }
-    }
 }
 
 /// Makes the disk port that `choice` names. Call it inside the runtime of the data thread.

@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
@@ -21,39 +20,9 @@ const UNFINISHED: &str = "new";
 /// The unit of `st_blocks`, whatever the file system (inode(7)).
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// Where a pool lies, as written in the node's configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PoolPlace {
-    /// `path=DIR`: files in a folder.
-    Path(PathBuf),
-    /// `vg=NAME`: logical volumes.
-    Vg(String),
-}
-
-impl FromStr for PoolPlace {
-    type Err = PoolError;
-
-    fn from_str(text: &str) -> Result<Self, PoolError> {
-        match text.split_once('=') {
-            Some(("path", dir)) if !dir.is_empty() => Ok(Self::Path(dir.into())),
-            Some(("vg", name)) if !name.is_empty() => Ok(Self::Vg(name.to_owned())),
-            Some(_) | None => Err(PoolError::Place(text.to_owned())),
-        }
-    }
-}
-
 /// Why the pool cannot do it. Nothing was changed, unless a sync failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
-    /// Not a place.
-    #[error("pool {0:?} is neither path=DIR nor vg=NAME")]
-    Place(String),
-    /// Volume groups are not supported.
-    #[error(
-        "pool vg={0}: volume groups are not supported yet; make a file system on the volume \
-         group and use path=DIR"
-    )]
-    Vg(String),
     /// Not enough space for all that has been promised.
     #[error(
         "a volume of {wanted} needs more space than pool {dir} has left ({left} not yet promised \
@@ -107,13 +76,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Opens the pool, making its folder if need be, and removes what a crash left unfinished.
-    /// Blocks on the disk.
-    pub fn open(place: &PoolPlace) -> Result<Self, PoolError> {
-        let dir = match place {
-            PoolPlace::Path(dir) => dir.clone(),
-            PoolPlace::Vg(name) => return Err(PoolError::Vg(name.clone())),
-        };
+    /// Opens the pool in the folder `dir`, making it if need be, and removes what a crash left
+    /// unfinished. Blocks on the disk.
+    pub fn open(dir: PathBuf) -> Result<Self, PoolError> {
         if !dir.is_dir() {
             fs::create_dir_all(&dir).map_err(|e| io_error("create", &dir, e))?;
             if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {

@@ -113,15 +113,6 @@ impl VolatileDisk {
         }
     }
 
-    /// Bytes that a power cut at this moment may lose.
-    pub fn unstable_bytes(&self) -> u64 {
-        self.caches
-            .values()
-            .flat_map(|c| c.segments.values())
-            .map(|s| s.content.len_bytes())
-            .sum()
-    }
-
     fn mint(&mut self) -> OpId {
         self.next_op += 1;
         OpId(self.next_op)

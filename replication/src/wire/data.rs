@@ -1,13 +1,13 @@
 //! Data frames: the data, then one CRC32C per 4 KiB block of it.
 
-use super::{BLOCK_BYTES, WireError};
+use super::{CHECKED_BYTES, WireError};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The checksums that follow `data` on the wire.
 #[must_use]
 pub fn trailer(data: &[u8]) -> Bytes {
-    let mut sums = BytesMut::with_capacity(data.len().div_ceil(BLOCK_BYTES) * 4);
-    for block in data.chunks(BLOCK_BYTES) {
+    let mut sums = BytesMut::with_capacity(data.len().div_ceil(CHECKED_BYTES) * 4);
+    for block in data.chunks(CHECKED_BYTES) {
         sums.put_u32_le(crc32c::crc32c(block));
     }
     sums.freeze()
@@ -22,12 +22,12 @@ pub fn verify(payload: &Bytes, length: u64) -> Result<Bytes, WireError> {
     if length > super::DATA_MAX_BYTES {
         return Err(WireError::Field("length"));
     }
-    if payload.len() != length + length.div_ceil(BLOCK_BYTES) * 4 {
+    if payload.len() != length + length.div_ceil(CHECKED_BYTES) * 4 {
         return Err(WireError::Field("payload_len"));
     }
     let data = payload.slice(..length);
     let sums = payload[length..].chunks_exact(4);
-    for (number, (block, sum)) in data.chunks(BLOCK_BYTES).zip(sums).enumerate() {
+    for (number, (block, sum)) in data.chunks(CHECKED_BYTES).zip(sums).enumerate() {
         if crc32c::crc32c(block).to_le_bytes() != sum {
             return Err(WireError::DataChecksum(number));
         }

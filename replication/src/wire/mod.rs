@@ -24,11 +24,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 64;
 /// Largest payload of a frame, data and checksums.
-pub const PAYLOAD_MAX_BYTES: usize = DATA_MAX_BYTES + DATA_MAX_BYTES / BLOCK_BYTES * 4;
+pub const PAYLOAD_MAX_BYTES: usize = DATA_MAX_BYTES + DATA_MAX_BYTES / CHECKED_BYTES * 4;
 /// Largest run of data in one frame.
 pub const DATA_MAX_BYTES: usize = 16 << 20;
 /// Bytes covered by one checksum.
-pub const BLOCK_BYTES: usize = 4096;
+pub const CHECKED_BYTES: usize = 4096;
 /// Version of everything in this module.
 pub const VERSION: u16 = 1;
 

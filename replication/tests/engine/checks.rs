@@ -60,7 +60,10 @@ impl World {
             }
             Io::Read { .. } | Io::Flush => false,
         });
-        assert_eq!(writes.count(), 0, "H8: sealed with older writes in flight");
+        assert!(
+            writes.count() == 0,
+            "H8: sealed with older writes in flight"
+        );
     }
 
     /// What differs between the copies is in a durable mask of one of them (C1), once they have
@@ -83,7 +86,7 @@ impl World {
                 let covered = mask.contains(&block) || theirs.contains(&block);
                 assert!(
                     covered || one.page(page) == other.page(page),
-                    "block {block} of volume {number} differs and is in no mask"
+                    "C1: block {block} of volume {number} differs and is in no mask"
                 );
             }
         }
@@ -94,7 +97,7 @@ impl World {
         let [a, b] = &self.boxes;
         assert!(
             a.disks.keys().eq(b.disks.keys()),
-            "the same volumes on both"
+            "D11: the same volumes on both"
         );
         for number in a.disks.keys() {
             let (one, other) = (&a.disks[number], &b.disks[number]);
@@ -104,7 +107,7 @@ impl World {
                 let at = page - 256;
                 assert!(
                     left == right,
-                    "page {at} of volume {number} differs: {:x?} {:x?}",
+                    "C1: page {at} of volume {number} differs: {:x?} {:x?}",
                     value_of(&left),
                     value_of(&right)
                 );

@@ -4,6 +4,7 @@
 //! stable one; in the metadata also a mixture of two at a 512-byte boundary. Writes in flight count
 //! as unflushed. A killed process loses nothing that the disk has been given.
 
+use crate::random::Rng;
 use replication::types::Fua;
 use std::collections::BTreeMap;
 
@@ -17,23 +18,7 @@ pub(crate) struct SimDisk {
     cached: BTreeMap<u64, Vec<Data>>,
 }
 
-/// splitmix64: a seed means the same thing for ever.
-#[derive(Clone)]
-pub(crate) struct Rng(pub u64);
-
 impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
     pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

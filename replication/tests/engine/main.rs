@@ -4,6 +4,11 @@ mod boss;
 mod checks;
 mod disk;
 mod histories;
+#[cfg(feature = "mutants")]
+mod kill;
 mod oracle;
+#[path = "../shell_support/random.rs"]
+mod random;
 mod scenarios;
+mod seeds;
 mod world;

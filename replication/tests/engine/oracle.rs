@@ -102,12 +102,12 @@ impl Oracle {
         let (allowed, version) = register.reads.remove(&read).expect("it began");
         assert!(
             allowed.contains(&value) || register.allowed().contains(&value),
-            "page {page:?} reads {value:#x}, allowed {allowed:x?}"
+            "R4: page {page:?} reads {value:#x}, allowed {allowed:x?}"
         );
         let excused = register.lost.contains(&value) && !register.now.contains(&value);
         assert!(
             !excused || cache_lost,
-            "page {page:?} lost a write and nobody said so"
+            "D5: page {page:?} lost a write and nobody said so"
         );
         // nothing was answered beside it: what was before its value is gone for ever, even if
         // the write of that value has no answer yet

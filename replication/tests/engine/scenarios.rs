@@ -4,9 +4,10 @@ use crate::histories::{SIZE, VOLUME};
 use crate::world::{MS, World, filled, value_of};
 use bytes::Bytes;
 use replication::engine::{
-    Attached, Command, CommandError, Completed, DiskError, Event, Input, Lease, Link, PeerLoss,
+    Attached, Command, CommandError, Completed, DataLink, DiskError, Event, Input, Lease, PeerLoss,
     Role,
 };
+use replication::meta::HEAD_BYTES;
 use replication::types::{CommandId, Epoch, Fua, Time, VolumeNumber, VolumeSpec};
 
 const V: VolumeNumber = VolumeNumber(VOLUME);
@@ -153,6 +154,48 @@ fn what_was_flushed_is_not_copied_again() {
     world.until("a pair", World::is_settled);
     assert_eq!(world.copied_bytes(0).last(), Some(&0));
     world.assert_equal();
+}
+
+#[test]
+fn h35_a_dirty_map_that_fails_its_check_is_copied_whole() {
+    let mut world = World::paired(33);
+    world.kill(1, false);
+    let disk = world.boxes[1].disks.get_mut(&V).expect("it has the volume");
+    disk.write(HEAD_BYTES, &[0xee; 2 * 4096], Fua::Yes);
+    world.start(1, false);
+    world.until("a pair", World::is_settled);
+    assert!(
+        world
+            .copied_bytes(0)
+            .last()
+            .is_some_and(|bytes| *bytes >= SIZE)
+    );
+    world.assert_equal();
+}
+
+#[test]
+fn r4_a_read_waits_for_the_writes_that_it_overlaps() {
+    let mut world = World::paired(34);
+    world.do_now(0, write(0, 1)).expect("in sync");
+    world.cut = true; // the write cannot get to the other box
+    let write = world.ask(0, write(0, 2));
+    let read = world.ask(0, read(0));
+    world.run_ms(20);
+    assert!(!world.answers.contains_key(&write), "one box has it");
+    assert!(
+        !world.answers.contains_key(&read),
+        "it may show what the other box lacks"
+    );
+}
+
+#[test]
+fn r4_a_flush_waits_for_both_disks() {
+    let mut world = World::paired(35);
+    world.do_now(0, write(0, 1)).expect("in sync");
+    world.cut = true; // the flush cannot get to the other box
+    let flush = world.ask(0, Command::Flush { volume: V });
+    world.run_ms(20);
+    assert!(!world.answers.contains_key(&flush), "one box has flushed");
 }
 
 #[test]
@@ -594,7 +637,7 @@ fn frames_of_unknown_sessions_are_ignored() {
         );
         world.input(who, Input::Disconnected { session });
     }
-    assert_eq!(world.engine(0).status().link, Link::Mirroring);
+    assert_eq!(world.engine(0).status().link, DataLink::Mirroring);
 }
 
 #[test]

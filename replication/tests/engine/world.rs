@@ -1,8 +1,9 @@
 //! Two boxes, their disks, the link between them, a client, and virtual time.
 
 use crate::boss::Boss;
-use crate::disk::{PAGE, Rng, SimDisk};
+use crate::disk::{PAGE, SimDisk};
 use crate::oracle::Oracle;
+use crate::random::Rng;
 use bytes::Bytes;
 use replication::engine::{
     Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, IoDone, Limits, Opened,
@@ -113,6 +114,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
+        choose_mutant();
         let new_box = || SimBox {
             engine: None,
             life: 0,
@@ -780,4 +782,12 @@ fn short(it: &impl std::fmt::Debug) -> String {
         return format!("{}{header:?}", &text[..at]);
     }
     text.chars().take(300).collect()
+}
+
+/// Puts the mutant that the environment names into the engines of this process.
+fn choose_mutant() {
+    #[cfg(feature = "mutants")]
+    if let Ok(name) = std::env::var("MUTANT") {
+        replication::mutants::choose(&name).expect("a mutant of the list");
+    }
 }

@@ -4,6 +4,10 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod random;
+
+pub(crate) use random::Rng;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,25 +40,7 @@ impl Drop for Folder {
     }
 }
 
-/// Numbers from a seed (xorshift64*).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
+impl Rng {
     pub(crate) fn bytes(&mut self, len_bytes: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len_bytes + 8);
         while bytes.len() < len_bytes {

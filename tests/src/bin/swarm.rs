@@ -15,10 +15,10 @@ struct Arguments {
     /// How many histories, from the seed on.
     #[arg(long, default_value_t = 1000)]
     histories: u64,
-    /// Run the kill table instead: every deliberate fault must be noticed.
+    /// Run the kill table instead: every mutant must be noticed.
     #[arg(long)]
     mutants: bool,
-    /// Run every history with this deliberate fault of the mirror.
+    /// Run every history with this mutant.
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME", conflicts_with = "mutants")]
     mutant: Option<String>,
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     if let Some(Err(unknown)) = arguments
         .mutant
         .as_deref()
-        .map(replication::mutants::choose)
+        .map(appliance::wiring::choose_mutant)
     {
         eprintln!("swarm: {unknown}");
         return ExitCode::from(2);

@@ -106,7 +106,7 @@ pub const STAGES: &[Stage] = &[
     },
     Stage {
         name: "mutants",
-        tier: Tier::Long,
+        tier: Tier::Plain,
         packages: &[],
         steps: mutants,
     },
@@ -217,7 +217,20 @@ fn swarm(plan: &Plan) -> Vec<Step> {
 }
 
 fn mutants(plan: &Plan) -> Vec<Step> {
-    let mut steps = vec![cargo("swarm -- --mutants", Expect::Kills)];
+    let mut steps = vec![
+        cargo(
+            "test --package ha --features mutants --test trio kill",
+            Expect::RustTests,
+        ),
+        cargo(
+            "test --package replication --features mutants --test engine kill",
+            Expect::RustTests,
+        ),
+    ];
+    if plan.tier == Tier::Long {
+        // minutes: the simulator finds many of them without being told where
+        steps.push(cargo("swarm -- --mutants --histories 250", Expect::Kills));
+    }
     if plan.injects("mutants") {
         // an unbroken program: nothing is killed, and the stage has to say so
         steps.push(cargo("swarm -- --histories 1", Expect::Kills));
@@ -416,6 +429,14 @@ mod tests {
         );
         fs::remove_dir_all(injected.target).unwrap();
         assert_eq!(format(&plan(Tier::Quick, None)).len(), 1);
+    }
+
+    #[test]
+    fn the_simulators_kill_table_is_for_the_long_tier() {
+        let count = |tier| mutants(&plan(tier, None)).len();
+        assert_eq!((count(Tier::Plain), count(Tier::Long)), (2, 3));
+        let injected = mutants(&plan(Tier::Plain, Some("mutants")));
+        assert_eq!(injected[2].expect, Expect::Kills);
     }
 
     #[test]

@@ -157,15 +157,6 @@ impl Register {
         self.clusters.iter().any(fits)
     }
 
-    /// The writes whose value this is.
-    pub fn writes_of(&self, value: Value) -> impl Iterator<Item = (WriteId, Moment)> + '_ {
-        let matching = move |cluster: &&Cluster| cluster.value == value;
-        self.clusters
-            .iter()
-            .filter(matching)
-            .map(|cluster| (cluster.write, cluster.first_end))
-    }
-
     /// All writes that took place or may yet, with their earliest ends and latest starts.
     pub fn writes(&self) -> impl Iterator<Item = WriteId> + '_ {
         self.clusters.iter().map(|cluster| cluster.write)

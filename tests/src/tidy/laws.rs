@@ -1,10 +1,10 @@
 //! `docs/laws.md` against the tree: every law is there once, and what a row names exists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{File, Finding, at};
 
-/// The page with one table row per law: id, words, code, tests, status.
+/// The page with one table row per law: id, words, code, tests, mutants, status.
 const PAGE: &str = "docs/laws.md";
 
 /// Every law. A new one is added here and on the page.
@@ -17,6 +17,12 @@ const LAWS: &[&str] = &[
 /// `kept`: all of it, by the named code, shown by the named tests. `partly`: so far as the row
 /// says. `later`: not yet.
 const STATUSES: &[&str] = &["kept", "partly", "later"];
+
+/// Where the cores list their mutants.
+const MUTANTS: &[&str] = &["ha/src/mutants.rs", "replication/src/mutants.rs"];
+
+/// The fault table: a macro makes tests of these functions.
+const ROWS: &str = "tests/tests/rows/";
 
 /// All findings of the page.
 pub(super) fn check(files: &[File]) -> Vec<Finding> {
@@ -32,6 +38,8 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
         .iter()
         .map(|file| (file.path.as_str(), file))
         .collect();
+    let mutants = mutants(&by_path);
+    let mut guarding = BTreeSet::new();
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
     let mut findings = Vec::new();
     for (index, line) in page.text.lines().enumerate() {
@@ -39,7 +47,8 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
             continue;
         };
         *count.entry(row.law).or_default() += 1;
-        let found = row.check(&by_path).into_iter();
+        guarding.extend(quoted(row.mutants));
+        let found = row.check(&by_path, &mutants).into_iter();
         findings.extend(found.map(|text| at(page, index + 1, format!("{}: {text}", row.law))));
     }
     for law in LAWS {
@@ -48,13 +57,27 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
             findings.push(at(page, 0, format!("{law} has {rows} rows, needs one")));
         }
     }
+    for mutant in mutants.difference(&guarding) {
+        findings.push(at(page, 0, format!("no law has the mutant `{mutant}`")));
+    }
     findings
+}
+
+/// The names in the lists of both cores: `("name", Mutant::Name),`.
+fn mutants<'a>(files: &BTreeMap<&str, &'a File>) -> BTreeSet<&'a str> {
+    let lists = MUTANTS.iter().filter_map(|path| files.get(path));
+    let lines = lists.flat_map(|file| file.text.lines());
+    let entries = lines.filter(|line| line.contains(", Mutant::"));
+    entries
+        .filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next())
+        .collect()
 }
 
 struct Row<'a> {
     law: &'a str,
     code: &'a str,
     tests: &'a str,
+    mutants: &'a str,
     status: &'a str,
 }
 
@@ -71,11 +94,12 @@ impl<'a> Row<'a> {
             law,
             code: cell(2),
             tests: cell(3),
-            status: cell(4),
+            mutants: cell(4),
+            status: cell(5),
         })
     }
 
-    fn check(&self, files: &BTreeMap<&str, &File>) -> Vec<String> {
+    fn check(&self, files: &BTreeMap<&str, &File>, mutants: &BTreeSet<&str>) -> Vec<String> {
         let mut wrong = Vec::new();
         if !LAWS.contains(&self.law) {
             wrong.push("is no law".to_owned());
@@ -92,6 +116,11 @@ impl<'a> Row<'a> {
                 wrong.push(format!("`{path}` does not exist"));
             }
         }
+        for mutant in quoted(self.mutants) {
+            if !mutants.contains(mutant) {
+                wrong.push(format!("no core has the mutant `{mutant}`"));
+            }
+        }
         for test in tests {
             if let Err(reason) = find_test(test, files) {
                 wrong.push(reason);
@@ -101,7 +130,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A test is named `path::function`.
+/// A test is named `path::function`. A row of the fault table is a function that becomes a test
+/// for each kind of disk.
 fn find_test(test: &str, files: &BTreeMap<&str, &File>) -> Result<(), String> {
     let (path, function) = test
         .split_once("::")
@@ -109,8 +139,19 @@ fn find_test(test: &str, files: &BTreeMap<&str, &File>) -> Result<(), String> {
     let file = files
         .get(path)
         .ok_or_else(|| format!("`{path}` does not exist"))?;
-    if file.text.contains(&format!("fn {function}(")) {
-        return Ok(());
+    let mut before = "";
+    for line in file.text.lines().map(str::trim) {
+        let is_test = before == "#[test]" || before.starts_with("#[tokio::test");
+        let is_it = line.contains(&format!("fn {function}("));
+        if is_it && (is_test || path.starts_with(ROWS)) {
+            return Ok(());
+        }
+        if is_it {
+            return Err(format!("`{function}` in `{path}` is no `#[test]`"));
+        }
+        if !is_test || !(line.is_empty() || line.starts_with("#[") || line.starts_with("//")) {
+            before = line;
+        }
     }
     Err(format!("`{path}` has no test `{function}`"))
 }
@@ -131,74 +172,113 @@ mod tests {
     }
 
     fn rows(special: &str) -> String {
-        let row = |law: &&str| format!("| {law} | words | - | - | later |\n");
+        let row = |law: &&str| format!("| {law} | words | - | - | - | later |\n");
         let others: String = LAWS.iter().filter(|law| **law != "R1").map(row).collect();
-        format!("| Law | Words | Code | Test | Now |\n|---|---|---|---|---|\n{others}{special}\n")
+        let head = "| Law | Words | Code | Test | Mutant | Now |\n|---|---|---|---|---|---|\n";
+        format!("{head}{others}{special}\n")
     }
 
     fn findings(special: &str) -> Vec<String> {
         let files = [
             file(
                 "ha/src/authority.rs",
-                "fn degrade() {}\n#[test]\nfn holds_writes() {}\n",
+                "fn degrade() {}\n#[test]\n/// Law R1.\nfn holds_writes() {}\n",
+            ),
+            file(
+                "tests/tests/rows/single.rs",
+                "pub fn primary_killed(disk: Disk) {}\n",
+            ),
+            file(
+                "ha/src/mutants.rs",
+                "const NAMES: X = &[\n    (\"drop-ack\", Mutant::DropAck),\n];\n",
             ),
             file(PAGE, &rows(special)),
         ];
         check(&files).iter().map(Finding::to_string).collect()
     }
 
+    /// The row of R1 with what each case breaks.
+    fn row(code: &str, tests: &str, mutants: &str, status: &str) -> String {
+        let quote = |cell: &str| match cell {
+            "" => "-".to_owned(),
+            name => format!("`{name}`"),
+        };
+        let (code, tests, mutants) = (quote(code), quote(tests), quote(mutants));
+        format!("| R1 | w | {code} | {tests} | {mutants} | {status} |")
+    }
+
+    const CODE: &str = "ha/src/authority.rs";
+    const TEST: &str = "ha/src/authority.rs::holds_writes";
+
     #[test]
     fn a_row_that_names_what_exists_is_fine() {
-        let row = "| R1 | w | `ha/src/authority.rs` | `ha/src/authority.rs::holds_writes` | kept |";
-        assert_eq!(findings(row), Vec::<String>::new());
-        assert_eq!(findings("| R1 | w | - | - | later |"), Vec::<String>::new());
+        let rows = [
+            row(CODE, TEST, "drop-ack", "kept"),
+            row(
+                CODE,
+                "tests/tests/rows/single.rs::primary_killed",
+                "drop-ack",
+                "kept",
+            ),
+            row("", "", "drop-ack", "later"),
+        ];
+        for row in rows {
+            assert_eq!(findings(&row), Vec::<String>::new());
+        }
     }
 
     #[test]
     fn every_wrong_row_is_found() {
+        let fine = row("", "", "drop-ack", "later");
+        let other = fine.replace("R1", "R99");
+        let plain = "ha/src/authority.rs::degrade";
         let cases = [
-            ("", "R1 has 0 rows"),
+            (format!("{fine}\n{fine}"), "R1 has 2 rows"),
+            (format!("{fine}\n{other}"), "R99: is no law"),
             (
-                "| R1 | w | - | - | later |\n| R1 | w | - | - | later |",
-                "R1 has 2 rows",
-            ),
-            ("| R1 | w | - | - | kept |", "names its code and its test"),
-            (
-                "| R1 | w | `ha/src/authority.rs` | - | partly |",
+                row("", "", "drop-ack", "kept"),
                 "names its code and its test",
             ),
             (
-                "| R1 | w | `ha/src/gone.rs` | - | later |",
-                "`ha/src/gone.rs` does not exist",
+                row(CODE, "", "drop-ack", "partly"),
+                "names its code and its test",
             ),
             (
-                "| R1 | w | - | `ha/src/gone.rs::x` | later |",
-                "`ha/src/gone.rs` does not exist",
+                row("ha/src/gone.rs", "", "drop-ack", "later"),
+                "does not exist",
             ),
             (
-                "| R1 | w | - | `ha/src/authority.rs::holds` | later |",
-                "has no test `holds`",
+                row("", "ha/src/gone.rs::x", "drop-ack", "later"),
+                "does not exist",
             ),
             (
-                "| R1 | w | - | `holds_writes` | later |",
+                row(CODE, "ha/src/authority.rs::holds", "drop-ack", "kept"),
+                "has no test",
+            ),
+            (row(CODE, plain, "drop-ack", "kept"), "is no `#[test]`"),
+            (
+                row(CODE, "holds_writes", "drop-ack", "kept"),
                 "is not `path::function`",
             ),
+            (row(CODE, TEST, "drop-ack", "soon"), "`soon`"),
             (
-                "| R1 | w | `ha/src/authority.rs` | `ha/src/authority.rs::holds_writes` | soon |",
-                "`soon`",
+                row(CODE, TEST, "", "kept"),
+                "no law has the mutant `drop-ack`",
             ),
             (
-                "| R1 | w | - | - | later |\n| R99 | w | - | - | later |",
-                "R99: is no law",
+                row(CODE, TEST, "drop-ack`, `x", "kept"),
+                "no core has the mutant `x`",
             ),
         ];
         for (special, part) in cases {
-            let found = findings(special);
+            let found = findings(&special);
             assert!(
                 found.len() == 1 && found[0].contains(part),
                 "{special}: {found:?}"
             );
         }
+        let missing = findings("");
+        assert!(missing.iter().any(|text| text.contains("R1 has 0 rows")));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!    are in sync and every initiator gets answers; then the load ends, and both data areas are
 //!    equal byte for byte.
 
-use replication::engine::{Attached, Link, Role};
+use replication::engine::{Attached, DataLink, Role};
 
 use super::content::{self, SECTORS_PER_BLOCK};
 use super::outputs::Disks;
@@ -196,7 +196,7 @@ impl World {
             return false;
         };
         let follower = self.machines[host.peer().index()].process.as_ref();
-        let follows = |process: &Process| process.engine.status().link == Link::Following;
+        let follows = |process: &Process| process.engine.status().link == DataLink::Following;
         if !in_sync || !follower.is_some_and(follows) {
             return false;
         }

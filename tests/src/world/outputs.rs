@@ -403,7 +403,8 @@ impl World {
     fn in_sync(&mut self, host: Host, epoch: u64) {
         let current = self.register.config().map(|config| config.epoch.0) == Some(epoch);
         let follower = self.machines[host.peer().index()].process.as_ref();
-        let follows = |process: &Process| process.engine.status().link == engine::Link::Following;
+        let follows =
+            |process: &Process| process.engine.status().link == engine::DataLink::Following;
         if current && follower.is_some_and(follows) {
             self.compare_quiet_blocks(host);
         }
