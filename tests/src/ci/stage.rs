@@ -175,7 +175,9 @@ const OWN_STAGE: [(&str, &str); 5] = [
 
 fn unit(plan: &Plan) -> Vec<Step> {
     let others = "test --workspace --exclude qemu --exclude tests --no-fail-fast";
-    let mut ours = "test --package tests --lib --bins --no-fail-fast".to_owned();
+    // with the feature of the quick tier's swarm and demo, which then need no build of their own
+    let ours = "test --package tests --features mutants --lib --bins --no-fail-fast";
+    let mut ours = ours.to_owned();
     for name in integration_tests(&plan.repository.join("tests/tests")) {
         if !OWN_STAGE.iter().any(|(test, _)| *test == name) {
             ours.push_str(" --test ");
@@ -207,13 +209,17 @@ fn swarm(plan: &Plan) -> Vec<Step> {
         Tier::Plain => 5_000,
         Tier::Long => 50_000,
     };
-    let command = if plan.injects("swarm") {
-        // broken cores: a few histories find that, and the stage has to say so
-        "swarm -- --histories 50 --mutant ack-without-peer".to_owned()
-    } else {
-        format!("swarm -- --histories {histories}")
+    let swarm = match plan.tier {
+        Tier::Quick => "run --quiet --package tests --features mutants --bin swarm",
+        Tier::Plain | Tier::Long => "swarm",
     };
-    vec![cargo(&command, Expect::Swarm)]
+    let options = if plan.injects("swarm") {
+        // broken cores: a few histories find that, and the stage has to say so
+        "--histories 50 --mutant ack-without-peer".to_owned()
+    } else {
+        format!("--histories {histories}")
+    };
+    vec![cargo(&format!("{swarm} -- {options}"), Expect::Swarm)]
 }
 
 fn mutants(plan: &Plan) -> Vec<Step> {
@@ -239,15 +245,23 @@ fn mutants(plan: &Plan) -> Vec<Step> {
 }
 
 fn demo(plan: &Plan) -> Vec<Step> {
-    let sabotage = "demo -- --sabotage drop-ack";
+    // the quick tier builds nothing for release
+    let (demo, rest) = match plan.tier {
+        Tier::Quick => (
+            "run --quiet --package appliance --features mutants --bin twinsan -- demo",
+            "",
+        ),
+        Tier::Plain | Tier::Long => ("demo", " --"),
+    };
+    let sabotage = format!("{demo}{rest} --sabotage drop-ack");
     let honest = if plan.injects("demo") {
-        sabotage
+        &sabotage
     } else {
-        "demo"
+        demo
     };
     vec![
         cargo(honest, Expect::Success),
-        cargo(sabotage, Expect::FailureNamingBlock),
+        cargo(&sabotage, Expect::FailureNamingBlock),
     ]
 }
 
@@ -393,10 +407,11 @@ mod tests {
     #[test]
     fn the_swarm_grows_with_the_tier() {
         let count = |tier| lines(&swarm(&plan(tier, None)));
-        assert_eq!(count(Tier::Quick), ["swarm -- --histories 2000"]);
+        let quick = "run --quiet --package tests --features mutants --bin swarm";
+        assert_eq!(count(Tier::Quick), [format!("{quick} -- --histories 2000")]);
         assert_eq!(count(Tier::Plain), ["swarm -- --histories 5000"]);
         assert_eq!(count(Tier::Long), ["swarm -- --histories 50000"]);
-        let injected = lines(&swarm(&plan(Tier::Quick, Some("swarm"))));
+        let injected = lines(&swarm(&plan(Tier::Plain, Some("swarm"))));
         assert!(injected[0].ends_with("--mutant ack-without-peer"));
     }
 
@@ -441,10 +456,10 @@ mod tests {
 
     #[test]
     fn the_demo_is_also_run_sabotaged() {
-        let steps = demo(&plan(Tier::Quick, None));
+        let steps = demo(&plan(Tier::Plain, None));
         assert_eq!(lines(&steps), ["demo", "demo -- --sabotage drop-ack"]);
         assert_eq!(steps[1].expect, Expect::FailureNamingBlock);
-        let injected = demo(&plan(Tier::Quick, Some("demo")));
+        let injected = demo(&plan(Tier::Plain, Some("demo")));
         assert_eq!(
             (injected[0].expect, lines(&injected)[0].as_str()),
             (Expect::Success, "demo -- --sabotage drop-ack")
