@@ -1,4 +1,4 @@
-//! The truth: what the pair promised, checked after every event by somebody who sees everything.
+//! The truth: what the pair promised, checked where it can break by somebody who sees everything.
 //!
 //! | Id | What is checked here | Where |
 //! |---|---|---|

@@ -29,6 +29,14 @@ pub(crate) fn primary_stopped_for_10_s(disk: Disk) {
         .until(Place::San2, "it is primary", Status::is_primary);
     scene.goes_on();
     scene.pause_at_most(u64::try_from(STOPPED.as_millis()).expect("10 s"));
+    let network = scene.lab.network();
+    let gone = clock::until(Duration::from_secs(3), || {
+        (!network.has_service_address(Place::San1, Net::Fabric2)).then_some(())
+    });
+    assert!(
+        gone.is_some(),
+        "law T5: the kernel of a box that hangs lets go of the address by itself"
+    );
     held.tell(&format!("read {LOADED_BLOCK}"));
     held.tell(&format!("write {FREE_BLOCK} {STALE_VERSION}"));
     clock::pass(STOPPED.saturating_sub(stopped.elapsed()));
