@@ -369,9 +369,12 @@ impl Engine {
             if number == VolumeNumber::SYSTEM {
                 self.fault = Some(format!("the system volume cannot be attached: {reason}"));
             }
-        } else {
-            self.open_failures.insert(number, reason);
+            return;
         }
+        if opening.purpose == Purpose::Make {
+            self.removing.insert(number, self.ops.barrier()); // nothing half made stays
+        }
+        self.open_failures.insert(number, reason);
     }
 
     /// All backings found at start are looked at: compare them with the table.

@@ -3,7 +3,8 @@
 use super::command::Stage;
 use super::disk::Op;
 use super::session::What;
-use super::{CommandError, Completed, DiskError, Engine, Io};
+use super::{Completed, DiskError, Engine, Io};
+use crate::meta::group::Life;
 use crate::mutants::mutant;
 use crate::types::VolumeNumber;
 use crate::wire::Kind;
@@ -39,8 +40,13 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&number) else {
             return;
         };
-        // The peer may have dropped a volume that is being deleted.
-        let asks = volume.peer_flush.is_due() && !volume.closing;
+        // The peer may have dropped a volume that has its tombstone: nothing is under way on it here.
+        let entry = self
+            .group
+            .as_ref()
+            .and_then(|group| group.volumes.get(&number));
+        let alive = entry.is_some_and(|entry| entry.life != Life::Tombstone);
+        let asks = alive && volume.peer_flush.is_due();
         if asks && self.source.as_ref().is_some_and(|s| s.is_streaming()) {
             volume.peer_flush.running = true;
             volume.peer_cutoff = volume.last_write;
@@ -104,9 +110,6 @@ impl Engine {
             if on_local && enough {
                 self.flushing.remove(&ticket);
                 self.finish(ticket, Ok(Completed::Ok));
-            } else if volume.closing {
-                self.flushing.remove(&ticket);
-                self.finish(ticket, Err(CommandError::UnknownVolume)); // it is being deleted
             } else if (peer.is_none() || !same) && self.needs_peer() && self.is_streaming() {
                 self.flushing.remove(&ticket);
                 self.make_ready(ticket); // asked for before this session: ask again

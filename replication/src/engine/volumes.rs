@@ -624,6 +624,9 @@ impl Engine {
             .as_ref()
             .is_none_or(|target| target.id != session)
         {
+            if self.is_primary() {
+                self.drop_unfinished(); // made for the primary before us
+            }
             return; // the next handshake settles it
         }
         self.enter_volume(spec, false);
