@@ -40,7 +40,7 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&number) else {
             return;
         };
-        // The peer may have dropped a volume that has its tombstone: nothing is under way on it here.
+        // The peer may have dropped a volume that has its tombstone; nothing is under way on it.
         let entry = self
             .group
             .as_ref()
