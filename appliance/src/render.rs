@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::api::types::{Event, Resync, Status};
 use crate::config::Cluster;
+use crate::size;
 
 /// The whole status, verdict first.
 #[must_use]
@@ -82,7 +83,7 @@ fn service(text: &mut String, status: &Status) {
             .iter()
             .map(|(host, lun, _)| format!("LUN {lun} of {host}"))
             .collect();
-        let size = bytes(volume.size_bytes);
+        let size = size::shown(volume.size_bytes);
         match (volume.name.as_str(), maps.is_empty()) {
             // Only the primary has read the configuration that gives names and maps.
             ("", _) => line(text, &volume.uuid, &format!("{size}, a copy")),
@@ -128,29 +129,10 @@ pub fn resync(progress: &Resync) -> String {
     format!(
         "{:.0} %, {} of {} left, {}/s, {left}",
         progress.percent,
-        bytes(progress.left_bytes),
-        bytes(progress.total_bytes),
-        bytes(progress.bytes_per_second)
+        size::shown(progress.left_bytes),
+        size::shown(progress.total_bytes),
+        size::shown(progress.bytes_per_second)
     )
-}
-
-/// A size in the largest binary unit that keeps it readable.
-#[must_use]
-pub fn bytes(count: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut unit = 0;
-    let mut value = count;
-    let mut rest = 0;
-    while value >= 1024 && unit + 1 < units.len() {
-        rest = (value % 1024) * 10 / 1024;
-        value /= 1024;
-        unit += 1;
-    }
-    if rest == 0 {
-        format!("{value} {}", units[unit])
-    } else {
-        format!("{value}.{rest} {}", units[unit])
-    }
 }
 
 /// One event with its time of day (UTC).
@@ -174,7 +156,7 @@ pub fn volumes(cluster: &Cluster) -> String {
         format!(
             "{:<20} {:>12}  {}",
             volume.name,
-            bytes(volume.size_bytes),
+            size::shown(volume.size_bytes),
             volume.uuid
         )
     }))

@@ -157,13 +157,14 @@ impl World {
         self.issue(Some(client), to, kind);
     }
 
+    /// Every volume but the system's.
+    fn user_volumes(&self) -> Vec<u32> {
+        let numbers = self.volumes.keys().copied();
+        numbers.filter(|number| *number > 0).collect()
+    }
+
     fn draw_volume(&mut self) -> Option<u32> {
-        let user: Vec<u32> = self
-            .volumes
-            .keys()
-            .copied()
-            .filter(|number| *number > 0)
-            .collect();
+        let user = self.user_volumes();
         if user.is_empty() || self.rng.chance(30) {
             return self.volumes.contains_key(&0).then_some(0);
         }
@@ -435,12 +436,7 @@ impl World {
     /// The operator asks the serving box to delete a volume, if there are two at least. Nobody uses
     /// it any more, whatever the answer.
     pub(crate) fn delete_volume(&mut self) {
-        let user: Vec<u32> = self
-            .volumes
-            .keys()
-            .copied()
-            .filter(|number| *number > 0)
-            .collect();
+        let user = self.user_volumes();
         let Some(host) = self.serving().filter(|_| user.len() > 1) else {
             return;
         };

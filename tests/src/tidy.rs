@@ -360,15 +360,16 @@ const NOTE_WORDS: &[&str] = &["TODO", "FIXME", "XXX"];
 const STUBS: &[&str] = &["todo!(", "unimplemented!(", "#[ignore"];
 
 #[cfg(test)]
+fn file(path: &str, text: &str) -> File {
+    File {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-
-    fn file(path: &str, text: &str) -> File {
-        File {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
-    }
 
     fn rust(path: &str, text: &str) -> Vec<String> {
         let text = format!("//! doc\n{text}");

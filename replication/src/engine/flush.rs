@@ -40,14 +40,16 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&number) else {
             return;
         };
+        if !volume.peer_flush.is_due() {
+            return;
+        }
         // The peer may have dropped a volume that has its tombstone; nothing is under way on it.
         let entry = self
             .group
             .as_ref()
             .and_then(|group| group.volumes.get(&number));
         let alive = entry.is_some_and(|entry| entry.life != Life::Tombstone);
-        let asks = alive && volume.peer_flush.is_due();
-        if asks && self.source.as_ref().is_some_and(|s| s.is_streaming()) {
+        if alive && self.source.as_ref().is_some_and(|s| s.is_streaming()) {
             volume.peer_flush.running = true;
             volume.peer_cutoff = volume.last_write;
             self.send_control(Kind::Flush, What::Flush { volume: number }, number);

@@ -102,12 +102,7 @@ fn collect(table: &toml::Table, names: &mut BTreeSet<String>) {
 mod tests {
     use super::*;
 
-    fn file(path: &str, text: &str) -> File {
-        File {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
-    }
+    use super::super::file;
 
     fn findings(files: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<File> = files.iter().map(|(path, text)| file(path, text)).collect();

@@ -164,12 +164,7 @@ fn quoted(cell: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    fn file(path: &str, text: &str) -> File {
-        File {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
-    }
+    use super::super::file;
 
     fn rows(special: &str) -> String {
         let row = |law: &&str| format!("| {law} | words | - | - | - | later |\n");
