@@ -87,6 +87,12 @@ pub fn write16(lba: u64, blocks: u32, fua: Fua) -> Cdb {
     ])
 }
 
+/// COMPARE AND WRITE; the data are what must be there, then what comes instead.
+#[must_use]
+pub fn compare_and_write(lba: u64, blocks: u8) -> Cdb {
+    cdb(&[(0, &[0x89]), (2, &lba.to_be_bytes()), (13, &[blocks])])
+}
+
 /// UNMAP with the parameter list that belongs to it.
 #[must_use]
 pub fn unmap(ranges: &[(u64, u32)]) -> (Cdb, Vec<u8>) {

@@ -165,12 +165,13 @@ fn lints(plan: &Plan) -> Vec<Step> {
 }
 
 /// The tests of this crate that need more than a compiler, and the stages that run them.
-const OWN_STAGE: [(&str, &str); 5] = [
+const OWN_STAGE: [(&str, &str); 6] = [
     ("bad_input", "program"),
     ("cluster", "cluster"),
     ("cluster_volatile", "cluster"),
     ("conformance", "conformance"),
     ("demo", "program"),
+    ("shared_lun", "cluster"),
 ];
 
 fn unit(plan: &Plan) -> Vec<Step> {
@@ -288,8 +289,8 @@ fn program(_: &Plan) -> Vec<Step> {
 
 fn cluster(_: &Plan) -> Vec<Step> {
     // one at a time: each uses whole network namespaces and both processors
-    let command = "test --package tests --test cluster --test cluster_volatile --no-fail-fast -- \
-                   --test-threads 1";
+    let command = "test --package tests --test cluster --test cluster_volatile \
+                   --test shared_lun --no-fail-fast -- --test-threads 1";
     vec![cargo(command, Expect::RustTests)]
 }
 

@@ -1,9 +1,13 @@
 //! The initiators of the cluster tests, as a process of their own: it knows portals and names,
 //! nothing else, and answers each line of its input with one JSON line.
 //!
-//! `write` keeps a verified load running and takes `measure`, `gap`, `progress N SECONDS`,
-//! `flush`, `stop`, `resume`, `verify`, `verify-flushed` and `status`. `hold` keeps one session and
-//! takes `read BLOCK`, `write BLOCK VERSION` and `flush`; these answer when a status arrives.
+//! `lock` shares a lock with others and takes `progress N SECONDS` and `stop`. `write` keeps a
+//! verified load running and takes `measure`, `gap`, `progress N SECONDS`, `flush`, `stop`,
+//! `resume`, `verify`, `verify-flushed` and `status`. `hold` keeps one session and takes
+//! `read BLOCK`, `write BLOCK VERSION` and `flush`; these answer when a status arrives.
+
+mod lock;
+mod path;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -29,6 +33,8 @@ enum Options {
     Write(WriteOptions),
     /// One session that is held.
     Hold(Where),
+    /// A lock that is shared with others.
+    Lock(LockOptions),
 }
 
 #[derive(Args, Debug)]
@@ -44,6 +50,15 @@ struct WriteOptions {
     /// Writers at once.
     #[arg(long, default_value_t = 16)]
     writers: usize,
+}
+
+#[derive(Args, Debug)]
+struct LockOptions {
+    #[command(flatten)]
+    at: Where,
+    /// The sector that is the lock; the next one is what it protects.
+    #[arg(long)]
+    lba: u64,
 }
 
 #[derive(Args, Debug)]
@@ -73,6 +88,7 @@ fn main() {
         match options {
             Options::Write(options) => write(&options, lines).await,
             Options::Hold(at) => hold(at, lines).await,
+            Options::Lock(options) => lock::lock(options, lines).await,
         }
     });
 }
