@@ -13,6 +13,7 @@ pub(crate) struct Opcode {
     action: Option<u8>,
     effect: Effect,
     needs: Needs,
+    conflict: Conflict,
     pub(crate) parse: Parse,
     /// Which bits of the CDB are looked at, after the operation code.
     usage: &'static [u8],
@@ -24,6 +25,22 @@ pub(crate) struct Opcode {
 pub(crate) enum Effect {
     Changes,
     None,
+}
+
+/// Which reservations of another nexus a command conflicts with, unless its own nexus is one that
+/// the reservation admits (SPC-4 table 65, SBC-3 table 13; for RESERVE, SPC-2 table 10).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Conflict {
+    /// None: it tells what every initiator may know.
+    Never,
+    /// The one of RESERVE, no persistent one.
+    Legacy,
+    /// The one of RESERVE, and persistent ones that give exclusive access: it reads.
+    Exclusive,
+    /// Each: it changes something.
+    Always,
+    /// As `Never` if the CDB asks for what disturbs nobody, else as `Always`.
+    Unless(fn(&[u8; CDB_BYTES]) -> bool),
 }
 
 /// What a unit must have for a command to exist.
@@ -53,6 +70,24 @@ impl Opcode {
 
     pub(crate) fn effect(&self) -> Effect {
         self.effect
+    }
+
+    /// Which reservations it conflicts with, by what this CDB asks of it.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "whoever admits commands asks, as soon as there are any"
+        )
+    )]
+    pub(crate) fn conflict(&self, cdb: &[u8; CDB_BYTES]) -> Conflict {
+        match self.conflict {
+            Conflict::Unless(harmless) if harmless(cdb) => Conflict::Never,
+            Conflict::Unless(_) | Conflict::Always => Conflict::Always,
+            Conflict::Never => Conflict::Never,
+            Conflict::Legacy => Conflict::Legacy,
+            Conflict::Exclusive => Conflict::Exclusive,
+        }
     }
 
     fn exists(&self, abilities: Abilities) -> bool {
@@ -176,28 +211,35 @@ const NOT_SUPPORTED: u8 = 0x01;
 /// Descriptor of time-outs: no time is named.
 const NO_TIMEOUTS: [u8; 12] = [0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-const fn reads(code: u8, parse: Parse, usage: &'static [u8]) -> Opcode {
+const fn reads(code: u8, parse: Parse, conflict: Conflict, usage: &'static [u8]) -> Opcode {
     Opcode {
         code,
         action: None,
         effect: Effect::None,
         needs: Needs::Nothing,
+        conflict,
         parse,
         usage,
     }
 }
 
-const fn changes(code: u8, parse: Parse, usage: &'static [u8]) -> Opcode {
+const fn changes(code: u8, parse: Parse, conflict: Conflict, usage: &'static [u8]) -> Opcode {
     Opcode {
         effect: Effect::Changes,
-        ..reads(code, parse, usage)
+        ..reads(code, parse, conflict, usage)
     }
 }
 
-const fn acts(code: u8, action: u8, parse: Parse, usage: &'static [u8]) -> Opcode {
+const fn acts(
+    code: u8,
+    action: u8,
+    parse: Parse,
+    conflict: Conflict,
+    usage: &'static [u8],
+) -> Opcode {
     Opcode {
         action: Some(action),
-        ..reads(code, parse, usage)
+        ..reads(code, parse, conflict, usage)
     }
 }
 
@@ -205,83 +247,183 @@ const ADDRESS_6: &[u8] = &[0x1f, 0xff, 0xff, 0xff];
 const NOTHING: &[u8] = &[];
 const F: u8 = 0xff;
 
+/// PREVENT ALLOW MEDIUM REMOVAL that allows.
+fn allows_removal(cdb: &[u8; CDB_BYTES]) -> bool {
+    cdb[4] & 0x03 == 0
+}
+
+/// START STOP UNIT that starts, with no power condition.
+fn only_starts(cdb: &[u8; CDB_BYTES]) -> bool {
+    cdb[4] & 0xf1 == 0x01
+}
+
 /// Every command; those of the data path first, as [`Opcode::find`] goes from the front.
 const OPCODES: &[Opcode] = &[
-    reads(0x28, parse::read, &[0xf8, F, F, F, F, 0, F, F]),
-    changes(0x2a, parse::write, &[0xf8, F, F, F, F, 0, F, F]),
+    reads(
+        0x28,
+        parse::read,
+        Conflict::Exclusive,
+        &[0xf8, F, F, F, F, 0, F, F],
+    ),
+    changes(
+        0x2a,
+        parse::write,
+        Conflict::Always,
+        &[0xf8, F, F, F, F, 0, F, F],
+    ),
     reads(
         0x88,
         parse::read,
+        Conflict::Exclusive,
         &[0xf8, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
     changes(
         0x8a,
         parse::write,
+        Conflict::Always,
         &[0xf8, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
-    reads(0x35, parse::synchronize, &[0x02, F, F, F, F, 0, F, F]),
+    reads(
+        0x35,
+        parse::synchronize,
+        Conflict::Always,
+        &[0x02, F, F, F, F, 0, F, F],
+    ),
     reads(
         0x91,
         parse::synchronize,
+        Conflict::Always,
         &[0x02, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
     Opcode {
         needs: Needs::Thin,
-        ..changes(0x42, parse::unmap, &[0x01, 0, 0, 0, 0, 0, F, F])
+        ..changes(
+            0x42,
+            parse::unmap,
+            Conflict::Always,
+            &[0x01, 0, 0, 0, 0, 0, F, F],
+        )
     },
     changes(
         0x89,
         parse::compare_and_write,
+        Conflict::Always,
         &[0xf8, F, F, F, F, F, F, F, F, 0, 0, 0, F],
     ),
-    reads(0x00, parse::test_unit_ready, NOTHING),
-    reads(0x03, parse::request_sense, &[0x01, 0, 0, F]),
-    reads(0x08, parse::read, ADDRESS_6),
-    changes(0x0a, parse::write, ADDRESS_6),
-    reads(0x12, parse::inquiry, &[0x01, F, F, F]),
-    reads(0x15, parse::mode_select_6, &[0x11, 0, 0, F]),
-    reads(0x1a, parse::mode_sense_6, &[0x08, F, F, F]),
-    reads(0x1b, parse::start_stop, &[0x01, 0, 0, 0xf3]),
+    reads(0x00, parse::test_unit_ready, Conflict::Legacy, NOTHING),
+    reads(
+        0x03,
+        parse::request_sense,
+        Conflict::Never,
+        &[0x01, 0, 0, F],
+    ),
+    reads(0x08, parse::read, Conflict::Exclusive, ADDRESS_6),
+    changes(0x0a, parse::write, Conflict::Always, ADDRESS_6),
+    reads(0x12, parse::inquiry, Conflict::Never, &[0x01, F, F, F]),
+    reads(
+        0x15,
+        parse::mode_select_6,
+        Conflict::Always,
+        &[0x11, 0, 0, F],
+    ),
+    reads(
+        0x1a,
+        parse::mode_sense_6,
+        Conflict::Exclusive,
+        &[0x08, F, F, F],
+    ),
+    reads(
+        0x1b,
+        parse::start_stop,
+        Conflict::Unless(only_starts),
+        &[0x01, 0, 0, 0xf3],
+    ),
     Opcode {
         needs: Needs::Removable,
-        ..reads(0x1e, parse::prevent_allow, &[0, 0, 0, 0x03])
+        ..reads(
+            0x1e,
+            parse::prevent_allow,
+            Conflict::Unless(allows_removal),
+            &[0, 0, 0, 0x03],
+        )
     },
-    reads(0x25, parse::read_capacity_10, &[0, F, F, F, F, 0, 0, 0x01]),
-    changes(0x2e, parse::write_and_verify, &[0xf6, F, F, F, F, 0, F, F]),
-    reads(0x2f, parse::verify, &[0xf6, F, F, F, F, 0, F, F]),
-    reads(0x34, parse::prefetch, &[0x02, F, F, F, F, 0, F, F]),
-    changes(0x41, parse::write_same, &[0xf8, F, F, F, F, 0, F, F]),
-    reads(0x55, parse::mode_select_10, &[0x11, 0, 0, 0, 0, 0, F, F]),
-    reads(0x5a, parse::mode_sense_10, &[0x18, F, F, 0, 0, 0, F, F]),
+    reads(
+        0x25,
+        parse::read_capacity_10,
+        Conflict::Never,
+        &[0, F, F, F, F, 0, 0, 0x01],
+    ),
+    changes(
+        0x2e,
+        parse::write_and_verify,
+        Conflict::Always,
+        &[0xf6, F, F, F, F, 0, F, F],
+    ),
+    reads(
+        0x2f,
+        parse::verify,
+        Conflict::Exclusive,
+        &[0xf6, F, F, F, F, 0, F, F],
+    ),
+    reads(
+        0x34,
+        parse::prefetch,
+        Conflict::Exclusive,
+        &[0x02, F, F, F, F, 0, F, F],
+    ),
+    changes(
+        0x41,
+        parse::write_same,
+        Conflict::Always,
+        &[0xf8, F, F, F, F, 0, F, F],
+    ),
+    reads(
+        0x55,
+        parse::mode_select_10,
+        Conflict::Always,
+        &[0x11, 0, 0, 0, 0, 0, F, F],
+    ),
+    reads(
+        0x5a,
+        parse::mode_sense_10,
+        Conflict::Exclusive,
+        &[0x18, F, F, 0, 0, 0, F, F],
+    ),
     changes(
         0x8b,
         parse::or_write,
+        Conflict::Always,
         &[0xf8, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
     changes(
         0x8e,
         parse::write_and_verify,
+        Conflict::Always,
         &[0xf6, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
     reads(
         0x8f,
         parse::verify,
+        Conflict::Exclusive,
         &[0xf6, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
     reads(
         0x90,
         parse::prefetch,
+        Conflict::Exclusive,
         &[0x02, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
     changes(
         0x93,
         parse::write_same,
+        Conflict::Always,
         &[0xf9, F, F, F, F, F, F, F, F, F, F, F, F],
     ),
     acts(
         0x9e,
         0x10,
         parse::read_capacity_16,
+        Conflict::Never,
         &[0, F, F, F, F, F, F, F, F, F, F, F, F, 0x01],
     ),
     Opcode {
@@ -290,30 +432,54 @@ const OPCODES: &[Opcode] = &[
             0x9e,
             0x12,
             parse::lba_status,
+            Conflict::Exclusive,
             &[0, F, F, F, F, F, F, F, F, F, F, F, F],
         )
     },
-    reads(0xa0, parse::report_luns, &[0, F, 0, 0, 0, F, F, F, F]),
+    reads(
+        0xa0,
+        parse::report_luns,
+        Conflict::Never,
+        &[0, F, 0, 0, 0, F, F, F, F],
+    ),
     acts(
         0xa3,
         0x0a,
         parse::report_port_groups,
+        Conflict::Never,
         &[0xe0, 0, 0, 0, 0, F, F, F, F],
     ),
     acts(
         0xa3,
         0x0c,
         parse::report_opcodes,
+        Conflict::Exclusive,
         &[0, 0x87, F, F, F, F, F, F, F],
     ),
-    reads(0xa8, parse::read, &[0xf8, F, F, F, F, F, F, F, F]),
-    changes(0xaa, parse::write, &[0xf8, F, F, F, F, F, F, F, F]),
+    reads(
+        0xa8,
+        parse::read,
+        Conflict::Exclusive,
+        &[0xf8, F, F, F, F, F, F, F, F],
+    ),
+    changes(
+        0xaa,
+        parse::write,
+        Conflict::Always,
+        &[0xf8, F, F, F, F, F, F, F, F],
+    ),
     changes(
         0xae,
         parse::write_and_verify,
+        Conflict::Always,
         &[0xf6, F, F, F, F, F, F, F, F],
     ),
-    reads(0xaf, parse::verify, &[0xf6, F, F, F, F, F, F, F, F]),
+    reads(
+        0xaf,
+        parse::verify,
+        Conflict::Exclusive,
+        &[0xf6, F, F, F, F, F, F, F, F],
+    ),
 ];
 
 #[cfg(test)]
@@ -326,6 +492,49 @@ mod tests {
             assert!(
                 opcode.usage.len() < usize::from(opcode.cdb_bytes()),
                 "{opcode:?}"
+            );
+        }
+    }
+
+    /// What a CDB of these first five bytes conflicts with.
+    fn conflict(first: [u8; 5]) -> Conflict {
+        let mut cdb = [0; CDB_BYTES];
+        cdb[..5].copy_from_slice(&first);
+        let abilities = Abilities {
+            thin: true,
+            removable: true,
+        };
+        Opcode::find(&cdb, abilities).unwrap().conflict(&cdb)
+    }
+
+    #[test]
+    fn what_changes_the_medium_is_refused_under_every_reservation() {
+        for opcode in OPCODES.iter().filter(|it| it.effect == Effect::Changes) {
+            assert!(matches!(opcode.conflict, Conflict::Always), "{opcode:?}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_started_and_set_free_by_all_but_stopped_and_locked_by_those_admitted() {
+        let (start_stop, prevent_allow) = (0x1b, 0x1e);
+        for (opcode, byte, harmless) in [
+            (start_stop, 0x00, false),
+            (start_stop, 0x01, true),
+            (start_stop, 0x02, false),
+            (start_stop, 0x03, true),
+            (start_stop, 0x11, false),
+            (prevent_allow, 0x00, true),
+            (prevent_allow, 0x01, false),
+        ] {
+            let conflict = conflict([opcode, 0, 0, 0, byte]);
+            let (never, always) = (
+                matches!(conflict, Conflict::Never),
+                matches!(conflict, Conflict::Always),
+            );
+            assert_eq!(
+                (never, always),
+                (harmless, !harmless),
+                "{opcode:02x} {byte:02x}"
             );
         }
     }
