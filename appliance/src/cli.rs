@@ -71,6 +71,9 @@ pub enum ClientVerb {
     /// Groups of hosts that see the same volumes.
     #[command(subcommand)]
     Group(GroupVerb),
+    /// What an initiator must prove before it is told where the target is.
+    #[command(subcommand)]
+    Discovery(DiscoveryVerb),
     /// LUN maps: who sees which volume.
     #[command(subcommand)]
     Lun(LunVerb),
@@ -200,7 +203,15 @@ pub struct HostArgs {
     /// Network it comes from; several are possible.
     #[arg(long, value_name = "CIDR")]
     pub network: Vec<Network>,
-    /// CHAP user name it gives.
+    /// What it proves itself with.
+    #[command(flatten)]
+    pub chap: ChapArgs,
+}
+
+/// CHAP names and secrets.
+#[derive(Args, Debug)]
+pub struct ChapArgs {
+    /// CHAP user name the initiator gives.
     #[arg(long, value_name = "USER", requires = "chap_secret_file")]
     pub chap_user: Option<String>,
     /// File with the CHAP secret.
@@ -248,6 +259,13 @@ pub enum GroupVerb {
         /// Its name.
         name: String,
     },
+}
+
+/// Discovery: SendTargets before the login.
+#[derive(Debug, Subcommand)]
+pub enum DiscoveryVerb {
+    /// Asks for CHAP of its own; without options each host proves what it proves at login.
+    Chap(ChapArgs),
 }
 
 /// LUN maps.

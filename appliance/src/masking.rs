@@ -14,6 +14,8 @@ use crate::config::cluster::{Chap, Group, Host, Viewer};
 pub struct Masking {
     /// Who may log in.
     pub hosts: Vec<HostConfig>,
+    /// What discovery must prove.
+    pub discovery: Option<ChapSecrets>,
     /// Which of them share maps.
     pub groups: Vec<GroupConfig>,
     /// Who sees what.
@@ -27,6 +29,7 @@ impl Masking {
     /// The rule that is broken, in words.
     pub fn of(cluster: &Cluster) -> Result<Self, String> {
         let hosts: Vec<HostConfig> = cluster.hosts.iter().map(host).collect();
+        let discovery = cluster.discovery.as_ref().map(secrets);
         let groups: Vec<GroupConfig> = cluster.groups.iter().map(group).collect();
         let mut maps = Vec::new();
         for map in &cluster.maps {
@@ -49,9 +52,12 @@ impl Masking {
             .iter()
             .map(|volume| UnitId(volume.uuid.as_u128()))
             .collect();
-        hosts::check(&hosts, &groups, &maps, &units).map_err(|error| error.to_string())?;
+        hosts::check(&hosts, &groups, &maps, &units)
+            .and_then(|()| hosts::check_secrets(&hosts, discovery.as_ref()))
+            .map_err(|error| error.to_string())?;
         Ok(Self {
             hosts,
+            discovery,
             groups,
             maps,
         })

@@ -356,6 +356,7 @@ impl Inner {
             .collect();
         let config = ArrayConfig {
             hosts: masking.hosts,
+            discovery: masking.discovery,
             groups: masking.groups,
             maps: masking.maps,
             units,
@@ -543,6 +544,7 @@ impl Inner {
             }
             Edit::Target(_)
             | Edit::AddVolume { .. }
+            | Edit::Discovery(_)
             | Edit::AddHost(_)
             | Edit::RemoveHost(_)
             | Edit::AddGroup(_)
@@ -692,6 +694,8 @@ fn describe(edit: &Edit) -> String {
         Edit::Target(name) => format!("target {name}"),
         Edit::AddVolume { name, .. } => format!("volume {name} made"),
         Edit::RemoveVolume(name) => format!("volume {name} deleted"),
+        Edit::Discovery(Some(chap)) => format!("discovery needs CHAP of {}", chap.user),
+        Edit::Discovery(None) => "discovery needs what each host must prove".to_owned(),
         Edit::AddHost(host) => format!("host {} added", host.name),
         Edit::RemoveHost(name) => format!("host {name} removed"),
         Edit::AddGroup(name) => format!("group {name} made"),

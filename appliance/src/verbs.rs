@@ -9,7 +9,8 @@ use uuid::Uuid;
 use crate::api::client::{Client, Wait};
 use crate::api::types::{Ask, Refusal};
 use crate::cli::{
-    AddressVerb, Cli, ClientVerb, ConfigVerb, GroupVerb, HostArgs, HostVerb, LunVerb, VolumeVerb,
+    AddressVerb, ChapArgs, Cli, ClientVerb, ConfigVerb, DiscoveryVerb, GroupVerb, HostArgs,
+    HostVerb, LunVerb, VolumeVerb,
 };
 use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
 use crate::config::{Cluster, NodeConfig};
@@ -26,6 +27,9 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         ClientVerb::Volume(verb) => volume(cli, verb).await,
         ClientVerb::Host(verb) => host(cli, verb).await,
         ClientVerb::Group(verb) => group(cli, verb).await,
+        ClientVerb::Discovery(DiscoveryVerb::Chap(args)) => {
+            ask(cli, Ask::Edit(Edit::Discovery(chap(args)?))).await
+        }
         ClientVerb::Lun(verb) => lun(cli, verb).await,
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
@@ -194,22 +198,26 @@ async fn address(cli: &Cli, verb: &AddressVerb) -> Result<(), Refusal> {
 }
 
 fn described(args: &HostArgs) -> Result<Host, Refusal> {
+    Ok(Host {
+        name: args.name.clone(),
+        iqns: args.iqn.clone(),
+        networks: args.network.clone(),
+        chap: chap(&args.chap)?,
+    })
+}
+
+fn chap(args: &ChapArgs) -> Result<Option<Chap>, Refusal> {
     let credentials = |user: &Option<String>, file: &Option<PathBuf>| match (user, file) {
         (Some(user), Some(file)) => Ok(Some((user.clone(), secret(file)?))),
         (None, _) | (_, None) => Ok(None),
     };
     let mutual = credentials(&args.mutual_user, &args.mutual_secret_file)?;
     let chap = credentials(&args.chap_user, &args.chap_secret_file)?;
-    Ok(Host {
-        name: args.name.clone(),
-        iqns: args.iqn.clone(),
-        networks: args.network.clone(),
-        chap: chap.map(|(user, secret)| Chap {
-            user,
-            secret,
-            mutual,
-        }),
-    })
+    Ok(chap.map(|(user, secret)| Chap {
+        user,
+        secret,
+        mutual,
+    }))
 }
 
 fn secret(file: &Path) -> Result<String, Refusal> {

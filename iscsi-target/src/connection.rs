@@ -21,7 +21,7 @@ use bytes::BytesMut;
 
 use crate::backend::{Backend, BackendError, Done, Request, Tag};
 use crate::discovery::Portal;
-use crate::login::{Login, Next, Surroundings, Welcome};
+use crate::login::{LOGIN_SEGMENT_MAX_BYTES, Login, Next, Surroundings, Welcome};
 use crate::negotiate::RECEIVE_MAX_BYTES;
 use crate::pdu::frame::{Decoder, Frame, FrameError};
 use crate::pdu::login::{self, Status};
@@ -171,7 +171,7 @@ impl Connection {
         Self {
             surroundings,
             here,
-            decoder: Decoder::new(RECEIVE_MAX_BYTES),
+            decoder: Decoder::new(LOGIN_SEGMENT_MAX_BYTES),
             outbox: Outbox::default(),
             outputs: VecDeque::new(),
             phase: Phase::Login(login, Sequence::default()),
@@ -398,12 +398,13 @@ impl Connection {
         tsih.0
     }
 
-    /// Digests hold from the first PDU after the login on.
+    /// Digests and the length that we declared hold from the first PDU after the login on.
     fn begin_digests(&mut self) {
         if let Phase::Full(session) = &self.phase {
             let parameters = session.parameters();
             let (header, data) = (parameters.header_digest, parameters.data_digest);
             self.decoder.set_digests(header, data);
+            self.decoder.set_limit(RECEIVE_MAX_BYTES);
             self.outbox.set_digests(header, data);
         }
     }

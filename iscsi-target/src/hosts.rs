@@ -237,10 +237,10 @@ pub enum ConfigError {
     #[error("{0:?} is not a network: write ADDRESS or ADDRESS/BITS")]
     BadNetwork(String),
     /// CHAP names or secrets that cannot work.
-    #[error("CHAP of host {host:?}: {problem}")]
+    #[error("CHAP of {whose}: {problem}")]
     BadChap {
-        /// The host.
-        host: String,
+        /// The host, or discovery.
+        whose: String,
         /// What is wrong and what to do.
         problem: &'static str,
     },
@@ -390,7 +390,7 @@ impl Hosts {
         }
         if let Some(chap) = &config.chap {
             check_chap(chap).map_err(|problem| ConfigError::BadChap {
-                host: name.clone(),
+                whose: format!("host {name:?}"),
                 problem,
             })?;
         }
@@ -501,6 +501,40 @@ pub fn check(
     Hosts::default()
         .configure(hosts, groups, maps, units)
         .map(|_| ())
+}
+
+/// Checks all CHAP secrets against each other: what we prove is in no place what an initiator
+/// proves, or one could have us answer the challenge of another's login (RFC 7143 §9.2.1).
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn check_secrets(
+    hosts: &[HostConfig],
+    discovery: Option<&ChapSecrets>,
+) -> Result<(), ConfigError> {
+    let bad = |whose: &str, problem| ConfigError::BadChap {
+        whose: whose.to_owned(),
+        problem,
+    };
+    if let Some(chap) = discovery {
+        check_chap(chap).map_err(|problem| bad("discovery", problem))?;
+    }
+    let all = || {
+        let hosts = hosts.iter().filter_map(|host| {
+            let chap = host.chap.as_ref()?;
+            Some((format!("host {:?}", host.name), chap))
+        });
+        hosts.chain(discovery.map(|chap| ("discovery".to_owned(), chap)))
+    };
+    for (whose, chap) in all() {
+        let Some(ours) = &chap.outbound else { continue };
+        if all().any(|(_, other)| other.inbound.secret == ours.secret) {
+            let problem = "the target proves itself with a secret that initiators use: \
+                           choose another one";
+            return Err(bad(&whose, problem));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the syntax of an initiator name (RFC 7143 §4.2.7, RFC 3722) and lowers its letters.

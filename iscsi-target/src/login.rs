@@ -8,8 +8,9 @@
 //!   Operational          FullFeature            FullFeature
 //! ```
 //!
-//! A host with CHAP secrets leaves `Security` only through a right CHAP_R; `Start` to `Operational`
-//! is closed to it.
+//! Who must prove himself with CHAP leaves `Security` only through a right CHAP_R; `Start` to `Operational`
+//! is closed to him. A discovery session proves what the array wants for discovery, if that is
+//! configured, and what its host must prove otherwise.
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,13 @@ use crate::scsi::Array;
 use crate::text::{self, Collector, Pairs};
 use crate::types::{Isid, PortalTag};
 
+/// Longest data segment of a login request, in bytes: nobody has declared another length yet
+/// (RFC 7143 §13.12).
+pub const LOGIN_SEGMENT_MAX_BYTES: usize = 8192;
+/// Longest text of one exchange of a login, in bytes: it comes from strangers.
+const LOGIN_TEXT_MAX_BYTES: usize = 16 * 1024;
+/// Keys without a meaning to us in one login; who sends more is refused.
+const STRANGE_KEYS_MAX: usize = 64;
 /// Longest answer to one request, in bytes: what every initiator accepts during login.
 const ANSWER_MAX_BYTES: usize = 8192;
 
@@ -118,6 +126,7 @@ pub struct Login {
     chap: Chap,
     parameters: Parameters,
     settled: BTreeSet<String>,
+    strange_keys: usize,
     declared: bool,
 }
 
@@ -161,11 +170,12 @@ impl Login {
             surroundings,
             stage: Stage::Start,
             opening: None,
-            collector: Collector::default(),
+            collector: Collector::new(LOGIN_TEXT_MAX_BYTES),
             peer: None,
             chap: Chap::Idle,
             parameters: Parameters::default(),
             settled: BTreeSet::new(),
+            strange_keys: 0,
             declared: false,
         }
     }
@@ -176,7 +186,7 @@ impl Login {
         request: &Request,
         data: &[u8],
         array: &Array,
-        registry: &Registry,
+        registry: &mut Registry,
     ) -> (Response, Bytes, Next) {
         match self.answer(request, data, array, registry) {
             Ok(reply) => {
@@ -226,7 +236,7 @@ impl Login {
         request: &Request,
         data: &[u8],
         array: &Array,
-        registry: &Registry,
+        registry: &mut Registry,
     ) -> Result<Reply, Status> {
         // Before anything else: a box that is not serving must never look like a wrong address.
         if !registry.is_active() {
@@ -258,11 +268,12 @@ impl Login {
             .finish()
             .map_err(|_| Status::INITIATOR_ERROR)?;
         let mut text = BytesMut::new();
+        self.check_identity(&pairs)?;
         if self.peer.is_none() {
             self.introduce(&pairs, array, registry, &mut text)?;
         }
         match self.stage {
-            Stage::Security => self.secure(&pairs, &mut text)?,
+            Stage::Security => self.secure(&pairs, registry, &mut text)?,
             Stage::Operational => self.operate(&pairs, &mut text)?,
             Stage::Start | Stage::FullFeature => return Err(Status::INVALID_REQUEST),
         }
@@ -287,6 +298,17 @@ impl Login {
             Ok(())
         } else {
             Err(Status::INVALID_REQUEST)
+        }
+    }
+
+    /// Who is there is said once (RFC 7143 §6.2: a key is settled once).
+    fn check_identity(&self, pairs: &Pairs) -> Result<(), Status> {
+        let Some(peer) = &self.peer else {
+            return Ok(());
+        };
+        match find(pairs, "InitiatorName") {
+            Some(name) if name.to_lowercase() != peer.initiator => Err(Status::INITIATOR_ERROR),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -328,7 +350,11 @@ impl Login {
         let host = array
             .authorize(&initiator, self.surroundings.source.ip())
             .map_err(|_| Status::FORBIDDEN)?;
-        let secrets = array.chap(host).cloned();
+        let secrets = match kind {
+            SessionKind::Discovery(_) => array.discovery_chap().or_else(|| array.chap(host)),
+            SessionKind::Normal => array.chap(host),
+        };
+        let secrets = secrets.cloned();
         if self.stage == Stage::Operational && secrets.is_some() {
             return Err(Status::AUTHENTICATION_FAILURE);
         }
@@ -376,20 +402,36 @@ impl Login {
         }
     }
 
-    fn secure(&mut self, pairs: &Pairs, text: &mut BytesMut) -> Result<(), Status> {
+    fn secure(
+        &mut self,
+        pairs: &Pairs,
+        registry: &mut Registry,
+        text: &mut BytesMut,
+    ) -> Result<(), Status> {
         if let Some(offer) = find(pairs, "AuthMethod") {
             self.choose_method(offer, text)?;
         }
         if let Some(offer) = find(pairs, "CHAP_A") {
             self.send_challenge(offer, text)?;
+            let ours = &self.surroundings;
+            registry.challenge(ours.connection, &ours.challenge.bytes);
         }
         if let Some(name) = find(pairs, "CHAP_N") {
-            self.check_response(name, pairs, text)?;
+            self.check_response(name, pairs, registry, text)?;
         }
         for (key, _) in pairs {
             if !SECURITY_KEYS.contains(&key.as_str()) && !IDENTITY_KEYS.contains(&key.as_str()) {
+                self.count_strange_key()?;
                 text::append(text, key, "NotUnderstood");
             }
+        }
+        Ok(())
+    }
+
+    fn count_strange_key(&mut self) -> Result<(), Status> {
+        self.strange_keys += 1;
+        if self.strange_keys > STRANGE_KEYS_MAX {
+            return Err(Status::INITIATOR_ERROR);
         }
         Ok(())
     }
@@ -429,6 +471,7 @@ impl Login {
         &mut self,
         name: &str,
         pairs: &Pairs,
+        registry: &Registry,
         text: &mut BytesMut,
     ) -> Result<(), Status> {
         let failure = Status::AUTHENTICATION_FAILURE;
@@ -449,8 +492,10 @@ impl Login {
             let identifier = find(pairs, "CHAP_I")
                 .and_then(|i| i.parse().ok())
                 .ok_or(failure)?;
-            // RFC 7143 §12.1.3: our own challenge sent back is an attempt to have us answer it.
-            if theirs == challenge.bytes || theirs.len() > CHALLENGE_MAX_BYTES {
+            // RFC 7143 §9.2.1: our own challenge sent back, also one that another connection was
+            // sent, is an attempt to have us answer it.
+            let reflected = theirs == challenge.bytes || registry.is_challenge_of_ours(&theirs);
+            if reflected || theirs.is_empty() || theirs.len() > CHALLENGE_MAX_BYTES {
                 return Err(failure);
             }
             let outbound = secrets.outbound.as_ref().ok_or(failure)?;
@@ -472,6 +517,10 @@ impl Login {
                 return Err(Status::INITIATOR_ERROR);
             }
             match self.parameters.negotiate(key, value) {
+                Answer::NotUnderstood => {
+                    self.count_strange_key()?;
+                    text::append(text, key, "NotUnderstood");
+                }
                 Answer::Reply(answer) => text::append(text, key, answer),
                 Answer::Silence => {}
                 Answer::Invalid => return Err(Status::INITIATOR_ERROR),

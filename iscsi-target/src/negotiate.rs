@@ -50,6 +50,8 @@ impl Default for Parameters {
 pub enum Answer {
     /// Send this value back.
     Reply(String),
+    /// Send back that the key is not known.
+    NotUnderstood,
     /// The key was a declaration; nothing to send.
     Silence,
     /// The value breaks the protocol.
@@ -217,8 +219,11 @@ impl Parameters {
     /// Settles one key that the initiator sent.
     pub fn negotiate(&mut self, name: &str, offer: &str) -> Answer {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let obsolete = matches!(name, "IFMarkInt" | "OFMarkInt");
-            return Answer::Reply(if obsolete { "Reject" } else { "NotUnderstood" }.to_owned());
+            return match name {
+                // RFC 7143 §13.25
+                "IFMarkInt" | "OFMarkInt" => Answer::Reply("Reject".to_owned()),
+                _ => Answer::NotUnderstood,
+            };
         };
         match key.rule.settle(offer) {
             Settled::Both(outcome, reply) => {
@@ -379,8 +384,8 @@ mod tests {
             ("IFMarker", "No", reply("No")),
             ("OFMarker", "Yes", reply("No")),
             ("IFMarkInt", "2048", reply("Reject")),
-            ("X-com.example.key", "1", reply("NotUnderstood")),
-            ("headerdigest", "None", reply("NotUnderstood")),
+            ("X-com.example.key", "1", Answer::NotUnderstood),
+            ("headerdigest", "None", Answer::NotUnderstood),
         ];
         for (name, offer, answer) in table {
             let mut parameters = Parameters::default();

@@ -3,7 +3,8 @@
 //! Connections share one registry. What one of them does to another is put into the other's mail,
 //! which the shell delivers *before* anything else reaches that connection (law T1).
 //!
-//! Invariants: a key names at most one session; at most [`Limits::sessions`] sessions.
+//! Invariants: a key names at most one session; at most [`Limits::sessions`] sessions and
+//! [`Limits::connections`] connections.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,6 +25,8 @@ pub struct Limits {
     pub connections: usize,
     /// Sessions, discovery included.
     pub sessions: usize,
+    /// Sessions of one initiator name, discovery included.
+    pub sessions_per_initiator: usize,
     /// How long a login may take, in milliseconds.
     pub login_ms: u64,
 }
@@ -33,6 +36,7 @@ impl Default for Limits {
         Self {
             connections: 1024,
             sessions: 512,
+            sessions_per_initiator: 32,
             login_ms: 15_000,
         }
     }
@@ -104,6 +108,25 @@ pub enum DropReason {
     ColdReset,
     /// An operator asked for it.
     Operator,
+    /// It was logging in for the longest time when there was no room for another connection.
+    Crowded,
+}
+
+/// Whether a connection may stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It may.
+    Yes,
+    /// All places are taken by sessions.
+    No,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Activity {
+    /// Logging in; with the CHAP challenge that it was sent.
+    Login(Option<Vec<u8>>),
+    Session,
 }
 
 /// What all connections share besides the array.
@@ -112,6 +135,8 @@ pub struct Registry {
     limits: Limits,
     active: bool,
     announced: Vec<Portal>,
+    /// In the order in which they came: numbers of connections only grow.
+    connections: BTreeMap<ConnectionId, Activity>,
     sessions: BTreeMap<SessionKey, Entry>,
     tsih_used: u16,
     mail: VecDeque<(ConnectionId, Notice)>,
@@ -140,6 +165,7 @@ impl Registry {
             limits,
             active: false,
             announced: Vec::new(),
+            connections: BTreeMap::new(),
             sessions: BTreeMap::new(),
             tsih_used: 0,
             mail: VecDeque::new(),
@@ -191,10 +217,51 @@ impl Registry {
         !self.announced.is_empty()
     }
 
+    /// A connection came in. If there is no room, the one that has been logging in for the longest
+    /// time is dropped for it: who keeps connections open without logging in shuts nobody out.
+    pub fn accept(&mut self, connection: ConnectionId) -> Room {
+        if self.connections.len() >= self.limits.connections {
+            let logins = self.connections.iter();
+            let mut logins = logins.filter(|(_, activity)| **activity != Activity::Session);
+            let Some(oldest) = logins.next().map(|(id, _)| *id) else {
+                return Room::No;
+            };
+            self.connections.remove(&oldest);
+            self.mail
+                .push_back((oldest, Notice::Drop(DropReason::Crowded)));
+        }
+        self.connections.insert(connection, Activity::Login(None));
+        Room::Yes
+    }
+
+    /// A connection is gone.
+    pub fn hang_up(&mut self, connection: ConnectionId) {
+        self.connections.remove(&connection);
+    }
+
+    /// A connection that is logging in was sent this CHAP challenge.
+    pub fn challenge(&mut self, connection: ConnectionId, challenge: &[u8]) {
+        if let Some(activity @ Activity::Login(_)) = self.connections.get_mut(&connection) {
+            *activity = Activity::Login(Some(challenge.to_vec()));
+        }
+    }
+
+    /// Whether somebody is expected to answer this CHAP challenge: it is ours then.
+    #[must_use]
+    pub fn is_challenge_of_ours(&self, challenge: &[u8]) -> bool {
+        self.connections
+            .values()
+            .any(|activity| matches!(activity, Activity::Login(Some(ours)) if ours == challenge))
+    }
+
     /// Whether a login under this key fits the bounds.
     #[must_use]
     pub fn has_room(&self, key: &SessionKey) -> bool {
-        self.sessions.len() < self.limits.sessions || self.sessions.contains_key(key)
+        let of_initiator = |other: &&SessionKey| other.initiator == key.initiator;
+        let fits = self.sessions.len() < self.limits.sessions
+            && self.sessions.keys().filter(of_initiator).count()
+                < self.limits.sessions_per_initiator;
+        fits || self.sessions.contains_key(key)
     }
 
     /// The session of a key.
@@ -212,6 +279,9 @@ impl Registry {
     ) -> (Tsih, Option<Replaced>) {
         assert!(self.has_room(&key), "sessions are admitted by `has_room`");
         let tsih = self.free_tsih();
+        if let Some(activity) = self.connections.get_mut(&connection) {
+            *activity = Activity::Session;
+        }
         let entry = Entry {
             tsih,
             connection,
@@ -315,5 +385,76 @@ impl Registry {
                 return tsih;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(connections: usize, per_initiator: usize) -> Registry {
+        Registry::new(Limits {
+            connections,
+            sessions_per_initiator: per_initiator,
+            ..Limits::default()
+        })
+    }
+
+    fn key(initiator: &str, isid: u8) -> SessionKey {
+        SessionKey {
+            initiator: initiator.to_owned(),
+            isid: Isid([0x80, 0, 0, 0, 0, isid]),
+            tag: PortalTag(1),
+            kind: SessionKind::Normal,
+        }
+    }
+
+    fn source() -> SocketAddr {
+        "10.0.0.9:40000".parse().expect("an address")
+    }
+
+    #[test]
+    fn the_oldest_login_makes_place_and_a_session_never_does() {
+        let mut registry = registry(3, 8);
+        for id in 1..=3 {
+            assert_eq!(registry.accept(ConnectionId(id)), Room::Yes);
+        }
+        let _ = registry.open(key("iqn.a", 1), ConnectionId(1), source());
+        assert_eq!(registry.accept(ConnectionId(4)), Room::Yes);
+        let crowded = Notice::Drop(DropReason::Crowded);
+        assert_eq!(registry.next_mail(), Some((ConnectionId(2), crowded)));
+        for id in [3, 4] {
+            let _ = registry.open(key("iqn.b", id), ConnectionId(id.into()), source());
+        }
+        assert_eq!(registry.accept(ConnectionId(5)), Room::No);
+        assert_eq!(registry.next_mail(), None);
+        registry.hang_up(ConnectionId(3));
+        assert_eq!(registry.accept(ConnectionId(6)), Room::Yes);
+    }
+
+    #[test]
+    fn one_initiator_cannot_take_all_places() {
+        let mut registry = registry(16, 2);
+        for isid in 1..=2 {
+            let _ = registry.open(key("iqn.a", isid), ConnectionId(isid.into()), source());
+        }
+        assert!(!registry.has_room(&key("iqn.a", 3)));
+        assert!(registry.has_room(&key("iqn.a", 2)), "it replaces its own");
+        assert!(registry.has_room(&key("iqn.b", 1)));
+    }
+
+    #[test]
+    fn a_challenge_is_ours_until_its_login_is_over() {
+        let mut registry = registry(16, 2);
+        for id in 1..=2 {
+            let _ = registry.accept(ConnectionId(id));
+            registry.challenge(ConnectionId(id), &[u8::try_from(id).expect("small"); 32]);
+        }
+        assert!(registry.is_challenge_of_ours(&[1; 32]));
+        assert!(!registry.is_challenge_of_ours(&[3; 32]));
+        let _ = registry.open(key("iqn.a", 1), ConnectionId(1), source());
+        registry.hang_up(ConnectionId(2));
+        assert!(!registry.is_challenge_of_ours(&[1; 32]));
+        assert!(!registry.is_challenge_of_ours(&[2; 32]));
     }
 }

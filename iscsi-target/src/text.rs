@@ -45,15 +45,31 @@ pub fn append(text: &mut BytesMut, key: &str, value: impl Display) {
 }
 
 /// Collects a text that comes in several PDUs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Collector {
     text: BytesMut,
+    limit_bytes: usize,
+}
+
+impl Default for Collector {
+    fn default() -> Self {
+        Self::new(TEXT_MAX_BYTES)
+    }
 }
 
 impl Collector {
+    /// A collector of at most `limit_bytes`.
+    #[must_use]
+    pub fn new(limit_bytes: usize) -> Self {
+        Self {
+            text: BytesMut::new(),
+            limit_bytes,
+        }
+    }
+
     /// Adds the data of one PDU.
     pub fn add(&mut self, part: &[u8]) -> Result<(), TextError> {
-        if self.text.len() + part.len() > TEXT_MAX_BYTES {
+        if self.text.len() + part.len() > self.limit_bytes {
             return Err(TextError::TooLong);
         }
         self.text.extend_from_slice(part);
@@ -62,7 +78,13 @@ impl Collector {
 
     /// Ends the text and reads it; the collector is empty again.
     pub fn finish(&mut self) -> Result<Pairs, TextError> {
-        parse(&self.text.split())
+        parse(&std::mem::take(&mut self.text))
+    }
+
+    /// How much is held.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.text.len()
     }
 }
 

@@ -41,6 +41,9 @@ pub struct Cluster {
     /// Volumes.
     #[serde(rename = "volume")]
     pub volumes: Vec<Volume>,
+    /// CHAP for discovery; without it a host proves there what it proves everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Chap>,
     /// Who may log in.
     #[serde(rename = "host")]
     pub hosts: Vec<Host>,
@@ -64,6 +67,7 @@ impl Default for Cluster {
             target: String::new(),
             addresses: Vec::new(),
             volumes: Vec::new(),
+            discovery: None,
             hosts: Vec::new(),
             groups: Vec::new(),
             maps: Vec::new(),
@@ -195,6 +199,8 @@ pub enum Edit {
     },
     /// Forgets a volume that is not mapped.
     RemoveVolume(String),
+    /// What discovery must prove; none: what the host must prove.
+    Discovery(Option<Chap>),
     /// A new host.
     AddHost(Host),
     /// Forgets a host, its maps and its places in groups.
@@ -281,6 +287,7 @@ impl Cluster {
                 self.next_volume += 1;
             }
             Edit::RemoveVolume(name) => self.remove_volume(name)?,
+            Edit::Discovery(chap) => self.discovery.clone_from(chap),
             Edit::AddHost(host) => self.hosts.push(host.clone()),
             Edit::RemoveHost(name) => self.remove_host(name)?,
             Edit::AddGroup(name) => self.groups.push(Group {
@@ -486,7 +493,8 @@ impl Cluster {
     #[must_use]
     pub fn masked(&self) -> Self {
         let mut shown = self.clone();
-        for chap in shown.hosts.iter_mut().filter_map(|host| host.chap.as_mut()) {
+        let hosts = shown.hosts.iter_mut().filter_map(|host| host.chap.as_mut());
+        for chap in hosts.chain(shown.discovery.as_mut()) {
             "***".clone_into(&mut chap.secret);
             if let Some((_, secret)) = &mut chap.mutual {
                 "***".clone_into(secret);
@@ -543,254 +551,4 @@ impl fmt::Display for Viewer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(name: &str, iqn: &str) -> Host {
-        Host {
-            name: name.into(),
-            iqns: vec![iqn.into()],
-            networks: vec![],
-            chap: None,
-        }
-    }
-
-    fn with_one_volume() -> Cluster {
-        let add = Edit::AddVolume {
-            name: "v".into(),
-            uuid: Uuid::from_u128(1),
-            size_bytes: 1 << 20,
-        };
-        Cluster::default().with(&add, 3).expect("a good edit")
-    }
-
-    #[test]
-    fn generations_grow_with_edits_and_epochs() {
-        let first = with_one_volume();
-        assert_eq!(
-            first.generation,
-            Generation {
-                epoch: 3,
-                counter: 1
-            }
-        );
-        let second = first
-            .with(&Edit::AddHost(host("h", "iqn.2026-11.org.x:h")), 3)
-            .expect("good");
-        assert_eq!(
-            second.generation,
-            Generation {
-                epoch: 3,
-                counter: 2
-            }
-        );
-        let third = second.with(&Edit::RemoveHost("h".into()), 9).expect("good");
-        assert_eq!(
-            third.generation,
-            Generation {
-                epoch: 9,
-                counter: 1
-            }
-        );
-    }
-
-    #[test]
-    fn numbers_and_tags_are_never_reused() {
-        let cluster = with_one_volume()
-            .with(&Edit::RemoveVolume("v".into()), 3)
-            .expect("good");
-        let add = Edit::AddVolume {
-            name: "v".into(),
-            uuid: Uuid::nil(),
-            size_bytes: 1 << 20,
-        };
-        let again = cluster.with(&add, 3).expect("good");
-        assert_eq!(again.volumes[0].number, 2);
-    }
-
-    #[test]
-    fn bad_edits_say_why() {
-        let cluster = with_one_volume()
-            .with(&Edit::AddHost(host("a", "iqn.2026-11.org.x:a")), 3)
-            .expect("good");
-        let map = Map {
-            to: Viewer::Host("a".into()),
-            lun: 0,
-            volume: "v".into(),
-            read_only: false,
-        };
-        let mapped = cluster.with(&Edit::Map(map.clone()), 3).expect("good");
-        let any = Host {
-            name: "any".into(),
-            iqns: vec![],
-            networks: vec![],
-            chap: None,
-        };
-        let mut short = host("c", "iqn.2026-11.org.x:c");
-        short.chap = Some(Chap {
-            user: "u".into(),
-            secret: "short".into(),
-            mutual: None,
-        });
-        let cases = [
-            (Edit::AddHost(host("b", "iqn.2026-11.org.x:a")), "keep one"),
-            (Edit::AddHost(host("b", "IQN.bad")), "is not an iSCSI name"),
-            (Edit::AddHost(host("b", "iqn.2026-11.org.x:*")), "wildcard"),
-            (Edit::AddHost(any), "needs source networks"),
-            (Edit::AddHost(short), "at least 12 bytes"),
-            (Edit::Map(map), "mapped twice"),
-            (
-                Edit::RemoveVolume("v".into()),
-                "first `twinsan lun unmap a 0`",
-            ),
-            (
-                Edit::Unmap {
-                    from: Viewer::Host("a".into()),
-                    lun: 7,
-                },
-                "has no LUN 7",
-            ),
-            (
-                Edit::AddAddress("0.0.0.0/8".parse().expect("an address")),
-                "cannot be",
-            ),
-        ];
-        for (edit, words) in cases {
-            let said = mapped.with(&edit, 3).expect_err(words);
-            assert!(said.contains(words), "{said}");
-        }
-    }
-
-    #[test]
-    fn the_sizes_are_those_of_the_mirror() {
-        let add = |size_bytes| {
-            let name = "w".to_owned();
-            let uuid = Uuid::from_u128(2);
-            let edit = Edit::AddVolume {
-                name,
-                uuid,
-                size_bytes,
-            };
-            with_one_volume().with(&edit, 3).map(|_| ())
-        };
-        assert_eq!(add(meta::VOLUME_MAX_BYTES), Ok(()));
-        let too_large = meta::VOLUME_MAX_BYTES + meta::UNIT_BYTES;
-        for wrong in [0, 4096, VOLUME_BYTES_MIN + 512, too_large] {
-            let said = add(wrong).expect_err("no size");
-            assert!(
-                said.contains("use 1 MiB to 128 TiB in whole 4 KiB"),
-                "{said}"
-            );
-        }
-    }
-
-    fn with_a_group() -> Cluster {
-        let mut cluster = with_one_volume();
-        let to = Viewer::Group("g".into());
-        let edits = [
-            Edit::AddHost(host("a", "iqn.2026-11.org.x:a")),
-            Edit::AddHost(host("b", "iqn.2026-11.org.x:b")),
-            Edit::AddGroup("g".into()),
-            Edit::Join(member("a")),
-            Edit::Map(map(to, 0)),
-        ];
-        for edit in edits {
-            cluster = cluster.with(&edit, 3).expect("a good edit");
-        }
-        cluster
-    }
-
-    fn member(host: &str) -> Membership {
-        Membership {
-            group: "g".into(),
-            host: host.into(),
-        }
-    }
-
-    fn map(to: Viewer, lun: u16) -> Map {
-        Map {
-            to,
-            lun,
-            volume: "v".into(),
-            read_only: false,
-        }
-    }
-
-    #[test]
-    fn a_host_sees_what_its_group_sees_for_as_long_as_it_is_in_it() {
-        let with = |cluster: &Cluster, edit| cluster.with(&edit, 3).expect("a good edit");
-        let cluster = with(&with_a_group(), Edit::Join(member("b")));
-        let masking = Masking::of(&cluster).expect("good");
-        assert_eq!(masking.groups[0].hosts, ["a", "b"]);
-        let text = toml::to_string(&cluster).expect("serializes");
-        assert_eq!(
-            toml::from_str::<Cluster>(&text).expect("its own text"),
-            cluster
-        );
-        let cluster = with(&cluster, Edit::Leave(member("a")));
-        let cluster = with(&cluster, Edit::RemoveHost("b".into()));
-        assert!(cluster.groups[0].hosts.is_empty(), "{cluster:?}");
-        let own = map(Viewer::Host("a".into()), 0);
-        let cluster = with(&cluster, Edit::Map(own));
-        assert_eq!(cluster.maps.len(), 2, "one for the group, one for the host");
-    }
-
-    #[test]
-    fn bad_groups_say_why() {
-        let cluster = with_a_group();
-        let unknown = Membership {
-            group: "h".into(),
-            host: "a".into(),
-        };
-        let cases = [
-            (Edit::AddGroup("g".into()), "a group g already"),
-            (Edit::AddGroup("a".into()), "of a host and of a group"),
-            (Edit::AddGroup("g g".into()), "not a name"),
-            (
-                Edit::AddHost(host("g", "iqn.2026-11.org.x:g")),
-                "of a host and of a group",
-            ),
-            (Edit::Join(member("a")), "in group g already"),
-            (Edit::Join(member("c")), "see `twinsan host list`"),
-            (Edit::Join(unknown), "see `twinsan group list`"),
-            (Edit::Leave(member("b")), "b is not in group g"),
-            (
-                Edit::RemoveGroup("g".into()),
-                "`twinsan lun unmap g 0 --group`",
-            ),
-            (Edit::RemoveVolume("v".into()), "is LUN 0 of group g"),
-            (
-                Edit::Map(map(Viewer::Group("h".into()), 1)),
-                "see `twinsan group list`",
-            ),
-            (Edit::Map(map(Viewer::Host("a".into()), 0)), "mapped twice"),
-            (
-                Edit::Unmap {
-                    from: Viewer::Host("g".into()),
-                    lun: 0,
-                },
-                "host g has no LUN 0",
-            ),
-        ];
-        for (edit, words) in cases {
-            let said = cluster.with(&edit, 3).expect_err(words);
-            assert!(said.contains(words), "{words}: {said}");
-        }
-    }
-
-    #[test]
-    fn secrets_are_masked() {
-        let mut secret = host("h", "iqn.2026-11.org.x:h");
-        secret.chap = Some(Chap {
-            user: "u".into(),
-            secret: "0123456789ab".into(),
-            mutual: None,
-        });
-        let cluster = Cluster::default()
-            .with(&Edit::AddHost(secret), 1)
-            .expect("good");
-        let shown = toml::to_string(&cluster.masked()).expect("serializes");
-        assert!(!shown.contains("0123456789ab"), "{shown}");
-        assert!(!format!("{cluster:?}").contains("0123456789ab"));
-    }
-}
+mod tests;

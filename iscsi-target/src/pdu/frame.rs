@@ -111,6 +111,11 @@ impl Decoder {
         self.data_digest = data;
     }
 
+    /// Longest data segment accepted from the next PDU on.
+    pub const fn set_limit(&mut self, limit_bytes: usize) {
+        self.limit_bytes = limit_bytes;
+    }
+
     /// Takes bytes off `input` until a PDU is complete or `input` is used up. `place` is asked
     /// once for each PDU with a data segment, as soon as its header is known to be right.
     pub fn poll(

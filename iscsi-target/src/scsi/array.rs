@@ -19,8 +19,8 @@ use super::unit::Unit;
 use super::{Reply, Start};
 use crate::backend::{Backend, Geometry};
 use crate::hosts::{
-    Access, ChapSecrets, ConfigError, GroupConfig, HostConfig, HostId, Hosts, MapConfig, Mapping,
-    Refused, UnitId, View,
+    self, Access, ChapSecrets, ConfigError, GroupConfig, HostConfig, HostId, Hosts, MapConfig,
+    Mapping, Refused, UnitId, View,
 };
 
 /// Everything one target serves; shared by all connections of its thread.
@@ -31,6 +31,7 @@ use crate::hosts::{
 pub struct Array {
     units: BTreeMap<UnitId, Unit>,
     hosts: Hosts,
+    discovery: Option<ChapSecrets>,
     nexuses: BTreeMap<NexusId, OpenNexus>,
     nexus_ids_used: u64,
     target_name: String,
@@ -44,6 +45,8 @@ pub struct Array {
 pub struct ArrayConfig {
     /// The hosts.
     pub hosts: Vec<HostConfig>,
+    /// CHAP for discovery sessions; without it they prove what their host must prove.
+    pub discovery: Option<ChapSecrets>,
     /// Groups of them.
     pub groups: Vec<GroupConfig>,
     /// Who sees what.
@@ -137,7 +140,9 @@ impl Array {
         let hosts = self
             .hosts
             .configure(&config.hosts, &config.groups, &config.maps, &ids)?;
+        hosts::check_secrets(&config.hosts, config.discovery.as_ref())?;
         (self.units, self.hosts) = (units, hosts);
+        self.discovery = config.discovery;
         let mut applied = Applied::default();
         for (id, open) in &mut self.nexuses {
             let owner = self.hosts.owner(&open.nexus.initiator);
@@ -179,6 +184,11 @@ impl Array {
     /// The secrets a host must prove at login.
     pub fn chap(&self, host: HostId) -> Option<&ChapSecrets> {
         self.hosts.host(host)?.chap.as_ref()
+    }
+
+    /// The secrets that discovery sessions must prove, if they have their own.
+    pub const fn discovery_chap(&self) -> Option<&ChapSecrets> {
+        self.discovery.as_ref()
     }
 
     /// Opens a nexus, which then has POWER ON, RESET, OR BUS DEVICE RESET OCCURRED to report on

@@ -125,9 +125,10 @@ impl Session {
                     }
                 }
                 _ => {
-                    let unknown = Answer::Reply("NotUnderstood".to_owned());
-                    let known = self.parameters.clone().negotiate(key, value) != unknown;
-                    let refusal = if known { "Reject" } else { "NotUnderstood" };
+                    let refusal = match self.parameters.clone().negotiate(key, value) {
+                        Answer::NotUnderstood => "NotUnderstood",
+                        Answer::Reply(_) | Answer::Silence | Answer::Invalid => "Reject",
+                    };
                     text::append(&mut answer, key, refusal);
                 }
             }

@@ -19,7 +19,7 @@ use crate::connection::{Connection, Ports};
 use crate::discovery::Portal;
 use crate::hosts::ConfigError;
 use crate::login::Surroundings;
-use crate::registry::{ConnectionId, DropReason, Limits, Notice, Registry, SessionInfo};
+use crate::registry::{ConnectionId, DropReason, Limits, Notice, Registry, Room, SessionInfo};
 use crate::scsi::{self, Array, ArrayConfig};
 use crate::types::{PortalTag, Time};
 
@@ -256,14 +256,16 @@ impl Inner {
     }
 
     fn accept(self: &Rc<Self>, stream: TcpStream, source: SocketAddr, here: Portal, portal: u64) {
-        if self.lines.borrow().len() >= self.settings.limits.connections {
-            tracing::warn!(%source, "too many connections");
-            return reset(stream);
-        }
         let Some(connection) = self.new_connection(&stream, source, here) else {
             return reset(stream);
         };
         let id = ConnectionId(self.next_id());
+        let room = self.registry.borrow_mut().accept(id);
+        self.deliver();
+        if room == Room::No {
+            tracing::warn!(%source, "too many connections");
+            return reset(stream);
+        }
         let connection = connection(id);
         let line = Rc::new(Line {
             portal,
@@ -281,7 +283,7 @@ impl Inner {
         stream: &TcpStream,
         source: SocketAddr,
         here: Portal,
-    ) -> Option<impl FnOnce(ConnectionId) -> Connection> {
+    ) -> Option<impl FnOnce(ConnectionId) -> Connection + use<>> {
         stream.set_nodelay(true).ok()?;
         // A listener on the unspecified address does not know where it was reached.
         let here = Portal {
@@ -308,6 +310,7 @@ impl Inner {
 
     pub(super) fn hang_up(&self, id: ConnectionId) {
         self.lines.borrow_mut().remove(&id);
+        self.registry.borrow_mut().hang_up(id);
     }
 }
 

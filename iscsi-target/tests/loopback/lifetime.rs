@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use iscsi_target::backend::{BackendError, Fua};
-use iscsi_target::initiator::{InitiatorError, Login, cdb};
+use iscsi_target::initiator::{InitiatorError, cdb};
 use iscsi_target::memory::Answers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -133,23 +133,28 @@ fn noise_does_no_harm() {
 }
 
 #[test]
-fn too_many_connections_are_turned_away() {
+fn the_oldest_login_makes_place_for_a_new_connection() {
     run(async {
         let lab = Lab::new().await;
+        let session = lab.session(lab.login()).await;
         let mut idle = Vec::new();
-        for _ in 0..8 {
+        for _ in 0..7 {
             idle.push(TcpStream::connect(lab.address).await.unwrap());
         }
-        let refused = lab.try_session(lab.login()).await.unwrap_err();
-        assert!(matches!(refused, InitiatorError::Lost(_)), "{refused:?}");
-        idle.clear();
-        while lab
-            .try_session(Login {
-                timeout_ms: 500,
-                ..lab.login()
-            })
-            .await
-            .is_err()
-        {}
+        // All places are taken: who logs in really comes in, and the oldest idler is dropped.
+        let second = lab.session(lab.login()).await;
+        let mut byte = [0];
+        let dropped = idle[0].read(&mut byte).await;
+        assert!(matches!(dropped, Err(_) | Ok(0)), "{dropped:?}");
+        for session in [session, second] {
+            let ready = session
+                .execute(LUN, cdb::test_unit_ready(), Bytes::new(), 0)
+                .await;
+            assert!(ready.unwrap().is_good(), "a session keeps its place");
+        }
+        // The others may still log in.
+        idle[6].write_all(&[0; 48]).await.unwrap();
+        assert_eq!(idle[6].read(&mut byte).await.unwrap(), 1);
+        assert_eq!(byte, [0x23], "a login response");
     });
 }

@@ -53,6 +53,7 @@ impl Lab {
                 connections: 8,
                 sessions: 6,
                 login_ms: 5000,
+                ..Limits::default()
             },
         };
         let target = Target::new(settings);

@@ -205,14 +205,45 @@ fn a_key_is_settled_once() {
 #[test]
 fn text_without_end_is_refused() {
     let mut table = Table::new();
-    let part = "A=1\0".repeat(8192);
+    let part = "A=1\0".repeat(2048);
     assert_eq!(status(&login(&mut table, 0x44, &part)), 0);
     assert_eq!(status(&login(&mut table, 0x44, &part)), 0);
     assert_eq!(status(&login(&mut table, 0x44, &part)), 0x0200);
-    // Every unknown key would be answered with a longer text.
+    // Nobody has declared to accept a longer segment than 8 KiB yet.
     let mut table = Table::new();
-    let many = format!("{NAMES}{}", "A=1\0".repeat(2000));
-    assert_eq!(status(&login(&mut table, 0x87, &many)), 0x0200);
+    assert!(login(&mut table, 0x44, &"A=1\0".repeat(2049)).is_empty());
+    assert_eq!(
+        table.closed,
+        Some((CloseReason::Protocol, Manner::AfterSending))
+    );
+}
+
+#[test]
+fn a_login_with_too_many_strange_keys_is_refused() {
+    let keys = |count: usize| -> String { (0..count).map(|n| format!("X-{n}=1\0")).collect() };
+    for flags in [0x87, 0x83] {
+        let mut table = Table::new();
+        let reply = login(&mut table, flags, &format!("{NAMES}{}", keys(64)));
+        assert_eq!(status(&reply), 0);
+        assert_eq!(reply[0].text().matches("NotUnderstood").count(), 64);
+        let mut table = Table::new();
+        let text = format!("{NAMES}{}", keys(65));
+        assert_eq!(status(&login(&mut table, flags, &text)), 0x0200);
+    }
+    // They are counted over all requests of the login.
+    let mut table = Table::new();
+    let text = format!("{NAMES}{}", keys(64));
+    assert_eq!(status(&login(&mut table, 0x04, &text)), 0);
+    assert_eq!(status(&login(&mut table, 0x87, "Y=1\0")), 0x0200);
+}
+
+#[test]
+fn an_initiator_keeps_its_name() {
+    let mut table = Table::new();
+    assert_eq!(status(&login(&mut table, 0x04, NAMES)), 0);
+    assert_eq!(status(&login(&mut table, 0x04, NAMES)), 0);
+    let other = "InitiatorName=iqn.2026-01.test:two\0";
+    assert_eq!(status(&login(&mut table, 0x87, other)), 0x0200);
 }
 
 #[test]
@@ -329,6 +360,65 @@ fn our_own_challenge_is_not_answered() {
     let ours = text::format_binary(&[0xab; 32]);
     let text = format!("CHAP_N=alice\0CHAP_R={proof}\0CHAP_I=9\0CHAP_C={ours}\0");
     assert_eq!(status(&login(&mut table, 0x81, &text)), 0x0201);
+}
+
+/// Another login's challenge, answered by us, would be its proof.
+#[test]
+fn a_challenge_of_another_connection_is_not_answered() {
+    let mut table = Table::with_chap(Some(secrets()));
+    let _ = table.registry.accept(ConnectionId(7));
+    table.registry.challenge(ConnectionId(7), &[0xcd; 32]);
+    let (_, proof) = challenged(&mut table, "5");
+    let theirs = text::format_binary(&[0xcd; 32]);
+    let text = format!("CHAP_N=alice\0CHAP_R={proof}\0CHAP_I=9\0CHAP_C={theirs}\0");
+    assert_eq!(status(&login(&mut table, 0x81, &text)), 0x0201);
+    // What was sent to this connection is known there too.
+    let mut table = Table::with_chap(Some(secrets()));
+    let _ = table.registry.accept(ConnectionId(1));
+    let _ = challenged(&mut table, "5");
+    assert!(table.registry.is_challenge_of_ours(&[0xab; 32]));
+}
+
+/// A table whose array wants a proof for discovery; its host needs none.
+fn discovery_table() -> Table {
+    let mut table = Table::new();
+    table.discovery(Some(secrets()));
+    table
+}
+
+#[test]
+fn discovery_has_its_own_proof() {
+    let identity = "InitiatorName=iqn.2026-01.test:one\0SessionType=Discovery\0";
+    let mut table = discovery_table();
+    assert_eq!(status(&login(&mut table, 0x87, identity)), 0x0201);
+    let mut table = discovery_table();
+    table.log_in("");
+    assert_eq!(
+        table.registry.sessions().len(),
+        1,
+        "a normal session needs none"
+    );
+    let mut table = discovery_table();
+    let reply = login(&mut table, 0x81, &format!("{identity}AuthMethod=CHAP\0"));
+    assert_eq!(reply[0].text(), "AuthMethod=CHAP\n");
+    let _ = login(&mut table, 0x00, "CHAP_A=7\0");
+    let proof = Algorithm::Sha256.response(9, b"secret of alice", &[0xab; 32]);
+    let proof = text::format_binary(&proof);
+    let reply = login(&mut table, 0x83, &format!("CHAP_N=alice\0CHAP_R={proof}\0"));
+    assert_eq!((status(&reply), reply[0].bhs.flags), (0, 0x83));
+    // A host with secrets of its own: discovery asks for those of discovery.
+    let mut table = Table::with_chap(Some(ChapSecrets {
+        inbound: ChapSecret {
+            name: "alice".to_owned(),
+            secret: b"secret of a host".to_vec(),
+        },
+        outbound: None,
+    }));
+    table.discovery(Some(secrets()));
+    let _ = login(&mut table, 0x81, &format!("{identity}AuthMethod=CHAP\0"));
+    let _ = login(&mut table, 0x00, "CHAP_A=7\0");
+    let reply = login(&mut table, 0x83, &format!("CHAP_N=alice\0CHAP_R={proof}\0"));
+    assert_eq!(status(&reply), 0);
 }
 
 #[test]

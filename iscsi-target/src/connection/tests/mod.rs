@@ -29,6 +29,7 @@ const FIRST: u32 = 100;
 
 /// Everything around one connection.
 struct Table {
+    chap: Option<ChapSecrets>,
     connection: Connection,
     array: Array,
     registry: Registry,
@@ -61,14 +62,33 @@ impl Table {
     }
 
     fn with_chap(chap: Option<ChapSecrets>) -> Self {
-        let backend = Rc::new(MemoryBackend::thin(4096));
-        let mut array = Array::new();
+        let mut registry = Registry::new(Limits::default());
+        registry.activate();
+        let mut table = Self {
+            chap,
+            connection: new_connection(1),
+            array: Array::new(),
+            registry,
+            backend: Rc::new(MemoryBackend::thin(4096)),
+            queue: CompletionQueue::new(),
+            now: Time(0),
+            decoder: Decoder::new(1 << 20),
+            sender: Outbox::default(),
+            closed: None,
+        };
+        table.discovery(None);
+        table
+    }
+
+    /// Puts the configuration in force, with these secrets for discovery.
+    fn discovery(&mut self, discovery: Option<ChapSecrets>) {
         let unit = UnitId(1);
         let config = ArrayConfig {
+            discovery,
             hosts: vec![HostConfig {
                 name: "one".to_owned(),
                 initiators: vec!["iqn.2026-01.test:one".to_owned()],
-                chap,
+                chap: self.chap.clone(),
                 networks: Vec::new(),
             }],
             maps: vec![MapConfig {
@@ -80,25 +100,12 @@ impl Table {
             units: vec![UnitConfig {
                 id: unit,
                 name: "zero".to_owned(),
-                backend: Rc::clone(&backend) as Rc<dyn Backend>,
+                backend: Rc::clone(&self.backend) as Rc<dyn Backend>,
                 medium: Medium::Fixed,
             }],
             ..ArrayConfig::default()
         };
-        array.apply(config).unwrap();
-        let mut registry = Registry::new(Limits::default());
-        registry.activate();
-        Self {
-            connection: new_connection(1),
-            array,
-            registry,
-            backend,
-            queue: CompletionQueue::new(),
-            now: Time(0),
-            decoder: Decoder::new(1 << 20),
-            sender: Outbox::default(),
-            closed: None,
-        }
+        self.array.apply(config).unwrap();
     }
 
     /// A table with a session that has heard its unit attention.

@@ -89,6 +89,55 @@ fn a_configuration_that_is_not_clear_is_refused() {
     }
 }
 
+/// One could have us answer the challenge of another's login.
+#[test]
+fn what_the_target_proves_is_nobodys_proof() {
+    let secret = |secret: &[u8]| ChapSecret {
+        name: "user".into(),
+        secret: secret.into(),
+    };
+    let chap = |inbound, outbound: Option<&[u8]>| ChapSecrets {
+        inbound: secret(inbound),
+        outbound: outbound.map(secret),
+    };
+    let with = |first, second, discovery| {
+        let hosts = [("a", FIRST, first), ("b", SECOND, second)];
+        let config = ArrayConfig {
+            hosts: hosts
+                .map(|(name, iqn, chap)| HostConfig {
+                    chap,
+                    ..host(name, &[iqn])
+                })
+                .into(),
+            discovery,
+            ..ArrayConfig::default()
+        };
+        Array::new()
+            .apply(config)
+            .map_err(|error| error.to_string())
+    };
+    let ours = chap(b"0123456789ab", Some(b"ba9876543210"));
+    let clash = chap(b"ba9876543210", None);
+    let apart = chap(b"another secret", Some(b"ba9876543210"));
+    with(Some(ours.clone()), Some(apart), None).expect("our proof may be the same everywhere");
+    let refused = with(Some(ours.clone()), Some(clash.clone()), None).unwrap_err();
+    assert!(
+        refused.contains("CHAP of host \"a\": the target proves"),
+        "{refused}"
+    );
+    let refused = with(Some(clash), None, Some(ours.clone())).unwrap_err();
+    assert!(
+        refused.contains("CHAP of discovery: the target proves"),
+        "{refused}"
+    );
+    let short = chap(b"short", None);
+    let refused = with(Some(ours), None, Some(short)).unwrap_err();
+    assert!(
+        refused.contains("CHAP of discovery: a secret is too short"),
+        "{refused}"
+    );
+}
+
 #[test]
 fn secrets_that_cannot_protect_are_refused() {
     let secret = |secret: &[u8]| ChapSecret {

@@ -178,6 +178,7 @@ pub(super) fn unit(id: UnitId, disk: &Rc<MemoryBackend>) -> UnitConfig {
 /// Both initiators see the disk under LUN 0.
 pub(super) fn config(disk: &Rc<MemoryBackend>, access: Access) -> ArrayConfig {
     ArrayConfig {
+        discovery: None,
         hosts: vec![host("first", &[FIRST]), host("second", &[SECOND])],
         groups: Vec::new(),
         maps: vec![
