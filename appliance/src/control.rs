@@ -291,12 +291,12 @@ impl Acting {
             Output::Stop(resource) => self.order(Order::Stop(resource)),
             Output::Answer { id, result } => self.answer(id, result),
             Output::Event(event) => self.tell(&event),
+            Output::Handover { .. } => self.order(Order::Depart),
+            Output::HandoverCancelled { .. } => self.order(Order::Stay),
             Output::Persist { .. }
             | Output::Send { .. }
             | Output::Lease(_)
-            | Output::Seal { .. }
-            | Output::Handover { .. }
-            | Output::HandoverCancelled { .. } => {}
+            | Output::Seal { .. } => {}
         }
     }
 

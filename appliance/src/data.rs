@@ -39,6 +39,10 @@ pub(crate) enum Order {
     DropSessions,
     /// The other box is heard again: say again where the addresses are (law T5).
     Announce,
+    /// The role is being handed over: initiators may go in peace.
+    Depart,
+    /// It is not, after all.
+    Stay,
     /// Start a service.
     Start(Resource),
     /// Stop a service.
@@ -248,6 +252,8 @@ impl Running {
             Order::Serve(epoch) => self.services.serve_epoch(epoch),
             Order::DropSessions => self.services.drop_sessions(),
             Order::Announce => self.services.announce(),
+            Order::Depart => self.services.depart(),
+            Order::Stay => self.services.stay(),
             Order::Start(resource) => {
                 let (services, authority) = (self.services.clone(), self.setup.authority.clone());
                 tokio::task::spawn_local(async move {

@@ -46,6 +46,10 @@ const BIND_TRIES: u32 = 40;
 /// How often an address that could not be served is tried again.
 const MISSING_AGAIN_NS: u64 = 2_000_000_000;
 
+/// What initiators are told of the time until they are dropped, in whole seconds: a planned move
+/// takes less.
+const DEPART_WITHIN_S: u16 = 1;
+
 /// How long an address stays after its portal was closed, unless the box ends. A host that connects
 /// again at once is refused by this kernel and tries once more; were the address gone before the
 /// other box has it, the first packet of its connection would be lost and repeated after 1 s.
@@ -273,6 +277,17 @@ impl Services {
             let Some(cidr) = cidr else { return };
             self.inner.release(cidr).await;
         }
+    }
+
+    /// A planned move begins: initiators are asked to log out, so that they look for the other box
+    /// without having been dropped. Who does not is dropped when the role goes.
+    pub(crate) fn depart(&self) {
+        self.inner.target().depart(DEPART_WITHIN_S);
+    }
+
+    /// The role stays here.
+    pub(crate) fn stay(&self) {
+        self.inner.target().stay();
     }
 
     /// R8, before anything else: nobody is answered any more.

@@ -20,9 +20,11 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use crate::backend::{Backend, BackendError, Done, Request, Tag};
+use crate::budget::{Holding, RESERVE_BYTES};
 use crate::discovery::Portal;
 use crate::login::{LOGIN_SEGMENT_MAX_BYTES, Login, Next, Surroundings, Welcome};
 use crate::negotiate::RECEIVE_MAX_BYTES;
+use crate::pdu::async_event;
 use crate::pdu::frame::{Decoder, Frame, FrameError};
 use crate::pdu::login::{self, Status};
 use crate::pdu::opcode;
@@ -40,6 +42,9 @@ pub const PING_AFTER_MS: u64 = 1500;
 pub const ANSWER_WITHIN_MS: u64 = 2500;
 /// A discovery session that was silent for this long is closed.
 pub const DISCOVERY_IDLE_MS: u64 = 30_000;
+/// How much the network must take within [`ANSWER_WITHIN_MS`] to count as alive while an answer is
+/// due, unless it takes everything.
+pub const PACE_MIN_BYTES: usize = 64 * 1024;
 /// How long the last words may take to be sent.
 pub const FAREWELL_MS: u64 = 2000;
 
@@ -130,6 +135,10 @@ pub struct Connection {
     outputs: VecDeque<Output>,
     phase: Phase,
     deadline: Option<Time>,
+    /// How much may wait to be sent before the peer is not listened to any more.
+    queued_max_bytes: usize,
+    /// What the network took while an answer was due.
+    taken_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -176,6 +185,8 @@ impl Connection {
             outputs: VecDeque::new(),
             phase: Phase::Login(login, Sequence::default()),
             deadline: Some(now.after_ms(login_ms)),
+            queued_max_bytes: DATA_MAX_BYTES,
+            taken_bytes: 0,
         }
     }
 
@@ -191,14 +202,18 @@ impl Connection {
             Input::Done(tag, outcome) => self.in_session(ports, |session, ports, wire| {
                 session.done(tag, outcome, ports, wire);
             }),
-            Input::Notice(Notice::Drop(reason)) => {
-                self.close(now, CloseReason::Dropped(reason), Manner::Reset, ports);
-            }
+            Input::Notice(Notice::Drop(reason)) => self.drop_for(now, reason, ports),
             Input::Notice(Notice::ClearTasks(scope)) => {
                 self.in_session(ports, |session, ports, wire| {
                     session.clear(scope, ports.array);
                     session.pump(ports, wire);
                 });
+            }
+            Input::Notice(Notice::Room) => {
+                self.in_session(ports, |session, ports, wire| session.pump(ports, wire));
+            }
+            Input::Notice(Notice::AskLogout(within_s)) => {
+                self.in_session(ports, |session, _, wire| session.ask_logout(within_s, wire));
             }
             Input::Timeout => self.timeout(now, ports),
             Input::Disconnected => {
@@ -228,7 +243,7 @@ impl Connection {
     /// Whether more input is welcome now. A peer that does not read is not listened to.
     #[must_use]
     pub const fn wants_input(&self) -> bool {
-        !self.is_closed() && self.outbox.len_bytes() < DATA_MAX_BYTES
+        !self.is_closed() && self.outbox.len_bytes() < self.queued_max_bytes
     }
 
     /// Where the next bytes belong and how many, while a data segment is coming in and everything
@@ -264,7 +279,7 @@ impl Connection {
                 }
                 Phase::Login(..) => decoder.poll(input, |_| BytesMut::new()),
                 Phase::Full(session) => {
-                    decoder.poll(input, |bhs| session.header(bhs, ports.array, queued))
+                    decoder.poll(input, |bhs| session.header(bhs, ports, queued))
                 }
             };
             match placed {
@@ -288,7 +303,7 @@ impl Connection {
                 let mut frame = frame;
                 if frame.bhs.data_len.bytes() == 0 {
                     // Without data nobody has looked at the header yet.
-                    frame.data = session.header(&frame.bhs, ports.array, queued);
+                    frame.data = session.header(&frame.bhs, ports, queued);
                     frame.data_start = frame.data.len();
                 }
                 self.in_session(ports, |session, ports, wire| {
@@ -428,10 +443,15 @@ impl Connection {
     fn sent(&mut self, now: Time, len_bytes: usize, ports: &mut Ports<'_>) {
         self.outbox.advance(len_bytes);
         // While the network takes what is queued it is alive, and a question may still be queued.
+        // But one that takes a drop now and then is not: what waits is memory of all sessions.
         if !self.outbox.is_empty() && len_bytes > 0 {
             match &self.phase {
                 Phase::Full(session) if session.is_pinged() => {
-                    self.deadline = Some(now.after_ms(ANSWER_WITHIN_MS));
+                    self.taken_bytes += len_bytes;
+                    if self.taken_bytes >= PACE_MIN_BYTES {
+                        self.taken_bytes = 0;
+                        self.deadline = Some(now.after_ms(ANSWER_WITHIN_MS));
+                    }
                 }
                 Phase::Full(_) => self.heard(now),
                 Phase::Login(..) | Phase::Closed => {}
@@ -467,6 +487,7 @@ impl Connection {
             }
             Phase::Full(_) => {
                 self.in_session(ports, |session, _, wire| session.send_ping(wire));
+                self.taken_bytes = 0;
                 self.deadline = Some(now.after_ms(ANSWER_WITHIN_MS));
             }
             Phase::Closed => {
@@ -483,7 +504,49 @@ impl Connection {
         {
             self.close(now, reason, manner, ports);
         }
+        let queued = self.outbox.len_bytes();
+        match &mut self.phase {
+            Phase::Full(session) => session.settle(queued, ports.registry),
+            Phase::Login(..) => {}
+            Phase::Closed => {
+                let idle = queued == 0;
+                let holding = Holding {
+                    held_bytes: queued,
+                    idle,
+                };
+                ports
+                    .registry
+                    .settle(self.surroundings.connection, holding, None);
+            }
+        }
+        // Memory that others wait for is not filled with answers that nobody reads.
+        self.queued_max_bytes = if ports.registry.budget().is_short() {
+            RESERVE_BYTES
+        } else {
+            DATA_MAX_BYTES
+        };
         self.check();
+    }
+
+    /// Somebody else ends the connection. Where that is an operator's wish the initiator is told
+    /// (RFC 7143 §11.9.1); else the peer must not take silence for a slow disk.
+    fn drop_for(&mut self, now: Time, reason: DropReason, ports: &mut Ports<'_>) {
+        let event = match reason {
+            DropReason::Operator => Some(async_event::DROP_SESSION),
+            DropReason::PortalClosed => Some(async_event::DROP_CONNECTION),
+            DropReason::Reinstated
+            | DropReason::Deactivated
+            | DropReason::ColdReset
+            | DropReason::Crowded => None,
+        };
+        let manner = match (event, &self.phase) {
+            (Some(event), Phase::Full(_)) => {
+                self.in_session(ports, |session, _, wire| session.tell_drop(event, wire));
+                Manner::AfterSending
+            }
+            (Some(_) | None, _) => Manner::Reset,
+        };
+        self.close(now, CloseReason::Dropped(reason), manner, ports);
     }
 
     fn close(&mut self, now: Time, reason: CloseReason, manner: Manner, ports: &mut Ports<'_>) {

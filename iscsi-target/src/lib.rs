@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod backend;
+pub mod budget;
 pub mod connection;
 pub mod discovery;
 pub mod hosts;

@@ -239,7 +239,7 @@ impl Login {
         registry: &mut Registry,
     ) -> Result<Reply, Status> {
         // Before anything else: a box that is not serving must never look like a wrong address.
-        if !registry.is_active() {
+        if !registry.admits_logins() {
             return Err(Status::SERVICE_UNAVAILABLE);
         }
         self.check_opening(request)?;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use core::net::SocketAddr;
 
+use crate::budget::{Budget, Holding};
 use crate::discovery::Portal;
 use crate::scsi::{NexusId, UnitId};
 use crate::types::{Isid, PortalTag, Tsih};
@@ -29,6 +30,8 @@ pub struct Limits {
     pub sessions_per_initiator: usize,
     /// How long a login may take, in milliseconds.
     pub login_ms: u64,
+    /// What sessions may hold together beyond the reserve of each, in bytes; see [`Budget`].
+    pub pool_bytes: usize,
 }
 
 impl Default for Limits {
@@ -38,6 +41,7 @@ impl Default for Limits {
             sessions: 512,
             sessions_per_initiator: 32,
             login_ms: 15_000,
+            pool_bytes: 256 * 1024 * 1024,
         }
     }
 }
@@ -84,6 +88,10 @@ pub enum Notice {
     Drop(DropReason),
     /// Forget the commands of this nexus on one unit, or on all.
     ClearTasks(Scope),
+    /// There is memory for the command that waits for it.
+    Room,
+    /// Ask the initiator to log out: after so many seconds it is dropped.
+    AskLogout(u16),
 }
 
 /// Which of a connection's commands.
@@ -139,6 +147,8 @@ pub struct Registry {
     connections: BTreeMap<ConnectionId, Activity>,
     sessions: BTreeMap<SessionKey, Entry>,
     tsih_used: u16,
+    budget: Budget,
+    departing: bool,
     mail: VecDeque<(ConnectionId, Notice)>,
 }
 
@@ -168,6 +178,8 @@ impl Registry {
             connections: BTreeMap::new(),
             sessions: BTreeMap::new(),
             tsih_used: 0,
+            budget: Budget::new(limits.pool_bytes),
+            departing: false,
             mail: VecDeque::new(),
         }
     }
@@ -184,9 +196,34 @@ impl Registry {
         self.active
     }
 
+    /// Whether a login may go on now.
+    #[must_use]
+    pub const fn admits_logins(&self) -> bool {
+        self.active && !self.departing
+    }
+
     /// Logins are accepted from now on.
     pub const fn activate(&mut self) {
         self.active = true;
+        self.departing = false;
+    }
+
+    /// This box is about to give up its role: initiators are asked to log out within so many
+    /// seconds, and logins are answered with "service unavailable". Nothing ends here: what is
+    /// still there when the role goes is dropped then.
+    pub fn depart(&mut self, within_s: u16) {
+        self.departing = true;
+        let normal = self
+            .sessions
+            .iter()
+            .filter(|(key, _)| key.kind == SessionKind::Normal);
+        let asked = normal.map(|(_, entry)| (entry.connection, Notice::AskLogout(within_s)));
+        self.mail.extend(asked);
+    }
+
+    /// The role stays after all.
+    pub const fn stay(&mut self) {
+        self.departing = false;
     }
 
     /// Logins are answered with "service unavailable" from now on, and every session is dropped
@@ -237,6 +274,36 @@ impl Registry {
     /// A connection is gone.
     pub fn hang_up(&mut self, connection: ConnectionId) {
         self.connections.remove(&connection);
+        self.budget.leave(connection);
+        self.tell_of_room();
+    }
+
+    /// The memory that all sessions share.
+    #[must_use]
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Whether a connection may hold that much more.
+    pub(crate) fn admits(
+        &mut self,
+        who: ConnectionId,
+        holding: Holding,
+        more_bytes: usize,
+    ) -> bool {
+        self.budget.admits(who, holding, more_bytes)
+    }
+
+    /// After every event of a connection: see [`Budget`]. Who waits for memory is told.
+    pub(crate) fn settle(&mut self, who: ConnectionId, holding: Holding, waits: Option<usize>) {
+        self.budget.settle(who, holding, waits);
+        self.tell_of_room();
+    }
+
+    fn tell_of_room(&mut self) {
+        if let Some(next) = self.budget.next_to_tell() {
+            self.mail.push_back((next, Notice::Room));
+        }
     }
 
     /// A connection that is logging in was sent this CHAP challenge.

@@ -101,6 +101,17 @@ impl Transfer {
         self.phase
     }
 
+    /// How much the initiator may send without being asked, in bytes.
+    #[must_use]
+    pub const fn unsolicited_max_bytes(&self) -> usize {
+        self.unsolicited_max_bytes
+    }
+
+    /// The command will not run: what still comes without being asked for is not kept.
+    pub const fn want_nothing(&mut self) {
+        self.wanted_bytes = 0;
+    }
+
     /// How many bytes came.
     #[must_use]
     pub const fn received_bytes(&self) -> usize {
@@ -123,7 +134,7 @@ impl Transfer {
     pub fn add_immediate(&mut self, len_bytes: usize) {
         assert!(self.received_bytes == 0, "immediate data come first");
         self.received_bytes = len_bytes;
-        self.buffer.truncate(self.wanted_bytes);
+        self.keep_wanted();
     }
 
     /// Whether this Data-Out is the one to come.
@@ -144,6 +155,9 @@ impl Transfer {
             Err(TransferError::Offset)
         } else if after > end {
             Err(TransferError::TooMuch)
+        } else if len == 0 && !is_final {
+            // It moves nothing, so it could come for ever.
+            Err(TransferError::End)
         } else if matches!(self.phase, Phase::Solicited(_)) && is_final != (after == end) {
             Err(TransferError::End)
         } else {
@@ -154,11 +168,18 @@ impl Transfer {
     /// The buffer holds the data of a Data-Out that passed [`Transfer::check`].
     pub fn add(&mut self, header: &DataOut) {
         self.received_bytes += header.data_len.bytes();
-        self.buffer.truncate(self.wanted_bytes);
+        self.keep_wanted();
         self.data_sn += 1;
         if header.flags & FINAL != 0 {
             self.phase = Phase::Settled;
         }
+    }
+
+    fn keep_wanted(&mut self) {
+        if self.wanted_bytes == 0 {
+            self.buffer = BytesMut::new();
+        }
+        self.buffer.truncate(self.wanted_bytes);
     }
 
     /// The next R2T, if data are missing: its number and what it asks for.
@@ -259,6 +280,8 @@ mod tests {
             (data_out(Ttt(3), 0, 0, 51, FINAL), TransferError::TooMuch),
             (data_out(Ttt(3), 0, 0, 49, FINAL), TransferError::End),
             (data_out(Ttt(3), 0, 0, 50, 0), TransferError::End),
+            (data_out(Ttt(3), 0, 0, 0, 0), TransferError::End),
+            (data_out(Ttt(3), 0, 0, 0, FINAL), TransferError::End),
         ];
         for (header, error) in table {
             assert_eq!(transfer.check(&header), Err(error), "{header:?}");
@@ -271,5 +294,8 @@ mod tests {
         let transfer = Transfer::new(100, 40, Phase::Unsolicited);
         let header = data_out(Ttt::NONE, 0, 0, 41, FINAL);
         assert_eq!(transfer.check(&header), Err(TransferError::TooMuch));
+        let empty = data_out(Ttt::NONE, 0, 0, 0, 0);
+        assert_eq!(transfer.check(&empty), Err(TransferError::End));
+        assert_eq!(transfer.check(&data_out(Ttt::NONE, 0, 0, 0, FINAL)), Ok(()));
     }
 }

@@ -108,6 +108,12 @@ impl Parts {
         self.rest.split_to(len_bytes.min(self.rest.len()))
     }
 
+    /// How much is left.
+    #[must_use]
+    pub const fn len_bytes(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Whether everything was handed out.
     #[must_use]
     pub fn is_empty(&self) -> bool {

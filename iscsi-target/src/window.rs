@@ -4,6 +4,8 @@ use crate::types::Serial;
 
 /// How many numbered requests of one session may be unfinished.
 pub const WINDOW_DEPTH: u32 = 128;
+/// How many while its commands wait for memory.
+pub const SHORT_DEPTH: u32 = 4;
 
 /// What to do with a request, judged by its CmdSN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +20,14 @@ pub enum Turn {
 
 /// The window of one session.
 ///
-/// Invariant: `max` never moves backwards and is at most [`WINDOW_DEPTH`] - 1 ahead of `expected`.
+/// Invariants: `max` never moves backwards, and from `expected` on to `max` there are at most
+/// [`WINDOW_DEPTH`] numbers less those of the `unfinished` requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     expected: Serial,
     max: Serial,
+    unfinished: u32,
+    depth: u32,
 }
 
 impl Window {
@@ -32,6 +37,8 @@ impl Window {
         Self {
             expected: first,
             max: first.plus(WINDOW_DEPTH - 1),
+            unfinished: 0,
+            depth: WINDOW_DEPTH,
         }
     }
 
@@ -66,16 +73,33 @@ impl Window {
             "nothing fits a closed window"
         );
         self.expected = self.expected.plus(1);
+        self.unfinished += 1;
     }
 
-    /// A request that was taken is finished: there is room for another one.
+    /// A request that was taken is finished: there may be room for another one.
     pub fn finish(&mut self) {
-        self.max = self.max.plus(1);
-        let ahead = self.max.plus(1).0.wrapping_sub(self.expected.0);
         assert!(
-            ahead <= WINDOW_DEPTH,
+            self.unfinished > 0,
             "more requests finished than were taken"
         );
+        self.unfinished -= 1;
+        self.open();
+    }
+
+    /// From now on so many requests may be unfinished. What was promised stays (RFC 7143
+    /// §4.2.2.1): a window that became too large closes as requests come in.
+    pub fn set_depth(&mut self, depth: u32) {
+        assert!((1..=WINDOW_DEPTH).contains(&depth), "a depth of {depth}");
+        self.depth = depth;
+        self.open();
+    }
+
+    fn open(&mut self) {
+        let room = self.depth.saturating_sub(self.unfinished);
+        let end = self.expected.plus(room);
+        if self.max.plus(1).before(end) {
+            self.max = Serial(end.0.wrapping_sub(1));
+        }
     }
 }
 
@@ -107,6 +131,30 @@ mod tests {
         window.finish();
         assert_eq!(window.turn(window.expected()), Turn::Now);
         assert_eq!(window.max(), window.expected());
+    }
+
+    #[test]
+    fn a_shrunk_window_keeps_its_promise_and_opens_again() {
+        let mut window = Window::new(Serial(10));
+        for _ in 0..8 {
+            window.take();
+        }
+        let promised = window.max();
+        window.set_depth(SHORT_DEPTH);
+        for _ in 0..6 {
+            window.finish();
+            assert_eq!(window.max(), promised, "neither back nor forward");
+        }
+        for _ in 0..WINDOW_DEPTH - 8 {
+            window.take();
+        }
+        assert_eq!(window.turn(window.expected()), Turn::Ignore);
+        for _ in 0..WINDOW_DEPTH - 8 + 2 {
+            window.finish();
+        }
+        assert_eq!(window.max(), window.expected().plus(SHORT_DEPTH - 1));
+        window.set_depth(WINDOW_DEPTH);
+        assert_eq!(window.max(), window.expected().plus(WINDOW_DEPTH - 1));
     }
 
     #[test]

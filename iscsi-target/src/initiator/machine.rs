@@ -31,6 +31,8 @@ use crate::types::{Itt, Serial, Time, Ttt};
 
 /// Tag of our own questions; requests use smaller ones.
 const PING_ITT: u32 = 0xffff_fff0;
+/// Tag of the logout that the target asked for.
+const LEAVE_ITT: u32 = 0xffff_fff1;
 
 /// What the caller wants of a session.
 #[derive(Clone, Debug)]
@@ -105,6 +107,8 @@ pub struct Machine {
     exp_stat_sn: Serial,
     deadline: Option<Time>,
     pinged: bool,
+    /// The target asked for a logout, which is under way: nothing new is sent.
+    leaving: bool,
 }
 
 #[derive(Debug)]
@@ -143,6 +147,7 @@ impl Machine {
             exp_stat_sn: Serial(0),
             deadline: Some(now.after_ms(login.timeout_ms)),
             pinged: false,
+            leaving: false,
             login,
         }
     }
@@ -218,6 +223,7 @@ impl Machine {
     /// Sends what the window has room for.
     fn pump(&mut self) {
         while matches!(self.phase, Phase::Full)
+            && !self.leaving
             && let Some(tag) = self.backlog.front().copied()
         {
             let numbered = matches!(self.requests.get(&tag), Some(Doing::Command(_)));
@@ -264,27 +270,35 @@ impl Machine {
                 self.outbox.push(&header, &[]);
             }
             Some(Doing::Targets(_)) => {
-                self.send_text(tag, Ttt::NONE, BytesMut::from("SendTargets=All\0"));
-            }
-            Some(Doing::Logout) => {
-                let header = logout::Request {
-                    opcode: opcode::LOGOUT_REQUEST | IMMEDIATE,
-                    flags: FINAL | logout::CLOSE_SESSION,
-                    reserved_a: [0; 2],
-                    ahs_len_words: 0,
-                    data_len: Len24::new(0),
-                    reserved_b: [0; 8],
-                    itt: tag.into(),
-                    cid: 1.into(),
-                    reserved_c: [0; 2],
-                    cmd_sn: cmd_sn.into(),
-                    exp_stat_sn: exp_stat_sn.into(),
-                    reserved_d: [0; 16],
+                // RFC 7143 appendix C: in a normal session one asks for its own target.
+                let which = if self.login.target.is_none() {
+                    "SendTargets=All\0"
+                } else {
+                    "SendTargets=\0"
                 };
-                self.outbox.push(&header, &[]);
+                self.send_text(tag, Ttt::NONE, BytesMut::from(which));
             }
+            Some(Doing::Logout) => self.send_logout(tag),
             None => {}
         }
+    }
+
+    fn send_logout(&mut self, itt: u32) {
+        let header = logout::Request {
+            opcode: opcode::LOGOUT_REQUEST | IMMEDIATE,
+            flags: FINAL | logout::CLOSE_SESSION,
+            reserved_a: [0; 2],
+            ahs_len_words: 0,
+            data_len: Len24::new(0),
+            reserved_b: [0; 8],
+            itt: itt.into(),
+            cid: 1.into(),
+            reserved_c: [0; 2],
+            cmd_sn: self.cmd_sn.0.into(),
+            exp_stat_sn: self.exp_stat_sn.0.into(),
+            reserved_d: [0; 16],
+        };
+        self.outbox.push(&header, &[]);
     }
 
     fn send_text(&mut self, tag: u32, ttt: Ttt, text: BytesMut) {
@@ -336,11 +350,14 @@ impl Machine {
                 opcode::NOP_IN => self.nop_in(now, &bhs.cast()),
                 opcode::TASK_RESPONSE => self.managed(&bhs.cast()),
                 opcode::TEXT_RESPONSE => self.text(&bhs.cast(), frame.payload()),
+                opcode::LOGOUT_RESPONSE if bhs.itt.get() == LEAVE_ITT => {
+                    Err(InitiatorError::AskedOut)
+                }
                 opcode::LOGOUT_RESPONSE => {
                     self.end(bhs.itt.get(), Ok(Answer::LoggedOut));
                     Err(InitiatorError::LoggedOut)
                 }
-                opcode::ASYNC => asynchronous(&bhs.cast()),
+                opcode::ASYNC => self.told(&bhs.cast()),
                 opcode::REJECT => Err(InitiatorError::Protocol("the target rejected a PDU")),
                 _ => Err(InitiatorError::Protocol("unknown operation")),
             }
@@ -543,6 +560,21 @@ impl Machine {
         }
     }
 
+    /// Asynchronous messages (RFC 7143 §11.9.1). Who is asked to log out does so at once.
+    fn told(&mut self, message: &AsyncMessage) -> Result<(), InitiatorError> {
+        match message.event {
+            async_event::DROP_CONNECTION | async_event::DROP_SESSION => Err(InitiatorError::Lost(
+                "the target drops the session".to_owned(),
+            )),
+            async_event::LOGOUT_REQUEST if !self.leaving => {
+                self.leaving = true;
+                self.send_logout(LEAVE_ITT);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn end(&mut self, tag: u32, result: Result<Answer, InitiatorError>) {
         if self.requests.remove(&tag).is_some() {
             self.backlog.retain(|waiting| *waiting != tag);
@@ -586,17 +618,5 @@ const fn parts(management: Management) -> (u8, [u8; 8], u32) {
         Management::LogicalUnitReset(lun) => (task::LOGICAL_UNIT_RESET, lun, none),
         Management::WarmReset => (task::TARGET_WARM_RESET, [0; 8], none),
         Management::ColdReset => (task::TARGET_COLD_RESET, [0; 8], none),
-    }
-}
-
-fn asynchronous(message: &AsyncMessage) -> Result<(), InitiatorError> {
-    match message.event {
-        async_event::DROP_CONNECTION | async_event::DROP_SESSION => Err(InitiatorError::Lost(
-            "the target drops the session".to_owned(),
-        )),
-        async_event::LOGOUT_REQUEST => Err(InitiatorError::Lost(
-            "the target asks for a logout".to_owned(),
-        )),
-        _ => Ok(()),
     }
 }

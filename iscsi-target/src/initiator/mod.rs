@@ -203,6 +203,9 @@ pub enum InitiatorError {
     /// The target reported a failure below SCSI (response code of RFC 7143 §11.4.3).
     #[error("target failure, response 0x{0:02x}")]
     TargetFailure(u8),
+    /// The target asked for a logout, which is done.
+    #[error("logged out as the target asked")]
+    AskedOut,
     /// The session was logged out.
     #[error("logged out")]
     LoggedOut,

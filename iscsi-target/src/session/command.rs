@@ -14,7 +14,8 @@ use crate::pdu::frame::Frame;
 use crate::pdu::r2t::R2t;
 use crate::pdu::reject::Reason;
 use crate::pdu::{FINAL, IMMEDIATE, Len24, opcode};
-use crate::scsi::{Array, Execution, Reply, Sense, Start, Step, UnitId};
+use crate::registry::Registry;
+use crate::scsi::{Execution, Reply, Sense, Start, Status, Step, UnitId};
 use crate::task::{Phase, Transfer, TransferError};
 use crate::types::Itt;
 use crate::window::WINDOW_DEPTH;
@@ -40,8 +41,10 @@ pub(super) struct Task {
     pub(super) data_out_bytes: usize,
     pub(super) transfer: Transfer,
     work: Work,
-    charge_bytes: usize,
+    pub(super) charge_bytes: usize,
     charged: bool,
+    /// Data that are held although it is not charged.
+    backlog_bytes: usize,
     /// What was read from the backend so far.
     read_bytes: usize,
 }
@@ -98,7 +101,7 @@ impl Session {
     pub(super) fn command_header(
         &mut self,
         command: &Command,
-        array: &mut Array,
+        ports: &mut Ports<'_>,
         queued_bytes: usize,
     ) -> BytesMut {
         let itt = Itt(command.itt.get());
@@ -109,7 +112,7 @@ impl Session {
         let writes = command.flags & WRITE != 0;
         let expected = command.expected_len_bytes.get();
         let offered = if writes { expected } else { 0 };
-        let work = match array.start(nexus, command.lun, command.cdb, offered) {
+        let work = match ports.array.start(nexus, command.lun, command.cdb, offered) {
             Start::Run(execution) => Work::Run(execution),
             Start::Reply(reply) => Work::Answer(reply),
             Start::Drop => {
@@ -117,17 +120,9 @@ impl Session {
                 return self.expect(Incoming::Discard);
             }
         };
-        let task = self.new_task(command, work);
-        let buffer = self.first_buffer(&task, command.data_len.bytes(), queued_bytes);
-        let mut task = task;
-        if let Some((buffer, charged)) = buffer {
-            task.charged = charged;
-            if charged {
-                self.charged_bytes += task.charge_bytes;
-            }
-            task.transfer.buffer = buffer;
-        }
-        let buffer = std::mem::take(&mut task.transfer.buffer);
+        let mut task = self.new_task(command, work);
+        let len = command.data_len.bytes();
+        let buffer = self.first_buffer(&mut task, len, queued_bytes, ports.registry);
         self.tasks.insert(itt, task);
         self.incoming = Incoming::Command(itt);
         buffer
@@ -195,27 +190,61 @@ impl Session {
             work,
             charge_bytes,
             charged: false,
+            backlog_bytes: 0,
             read_bytes: 0,
         }
     }
 
-    /// The buffer for the first data of a write: its final one if the budget allows.
-    fn first_buffer(&self, task: &Task, len: usize, queued: usize) -> Option<(BytesMut, bool)> {
+    /// The buffer for the first data of a write: its final one if there is memory. Else the data
+    /// that come without being asked for are held, and if that is too much already, the command
+    /// is told to come again.
+    fn first_buffer(
+        &mut self,
+        task: &mut Task,
+        len: usize,
+        queued: usize,
+        registry: &mut Registry,
+    ) -> BytesMut {
         let Work::Run(execution) = &task.work else {
-            return None;
+            return BytesMut::new();
         };
         if !task.is_write() || task.data_out_bytes == 0 {
-            return None;
+            return BytesMut::new();
         }
-        if self.waiting.is_empty() && self.fits(task.charge_bytes, queued) {
-            return Some((execution.buffer(), true));
+        if self.waiting.is_empty() && self.admits(task.charge_bytes, queued, registry) {
+            task.charged = true;
+            self.charged_bytes += task.charge_bytes;
+            return execution.buffer();
         }
-        Some((BytesMut::with_capacity(len), false))
+        let unasked = match task.transfer.phase() {
+            Phase::Unsolicited => task.transfer.unsolicited_max_bytes(),
+            Phase::Solicited(_) | Phase::Settled => len,
+        };
+        if !self.has_backlog_room(unasked, queued, registry) {
+            task.work = Work::Answer(Reply {
+                status: Status::TaskSetFull,
+                data_in: Vec::new(),
+                sense: None,
+            });
+            task.charge_bytes = 0;
+            task.transfer.want_nothing();
+            return BytesMut::new();
+        }
+        task.backlog_bytes = unasked;
+        self.backlog_bytes += unasked;
+        BytesMut::with_capacity(len)
     }
 
-    fn fits(&self, charge_bytes: usize, queued_bytes: usize) -> bool {
-        let held = self.charged_bytes + queued_bytes;
-        held == 0 || held + charge_bytes <= DATA_MAX_BYTES
+    /// Whether the session itself may have that much more on the move.
+    pub(super) const fn fits(&self, charge_bytes: usize, queued_bytes: usize) -> bool {
+        let moving = self.charged_bytes + queued_bytes;
+        moving == 0 || moving + charge_bytes <= DATA_MAX_BYTES
+    }
+
+    /// Whether it may, and all sessions together too.
+    fn admits(&self, charge_bytes: usize, queued_bytes: usize, registry: &mut Registry) -> bool {
+        self.fits(charge_bytes, queued_bytes)
+            && registry.admits(self.connection, self.holding(queued_bytes), charge_bytes)
     }
 
     pub(super) fn command_data(
@@ -297,8 +326,8 @@ impl Session {
             return self.finish(itt, reply, wire);
         }
         if !task.charged {
-            let room = self.fits(task.charge_bytes, wire.outbox.len_bytes());
-            if !self.waiting.is_empty() || !room {
+            let (charge_bytes, queued) = (task.charge_bytes, wire.outbox.len_bytes());
+            if !self.waiting.is_empty() || !self.admits(charge_bytes, queued, ports.registry) {
                 self.waiting.push_back(itt);
                 return;
             }
@@ -323,7 +352,8 @@ impl Session {
             && self.ending.is_none()
         {
             let task = self.tasks.get(&itt).expect("what waits is a task");
-            if !self.fits(task.charge_bytes, wire.outbox.len_bytes()) {
+            let (charge_bytes, queued) = (task.charge_bytes, wire.outbox.len_bytes());
+            if !self.admits(charge_bytes, queued, ports.registry) {
                 return;
             }
             self.waiting.pop_front();
@@ -341,6 +371,7 @@ impl Session {
         if !task.charged {
             task.charged = true;
             self.charged_bytes += task.charge_bytes;
+            self.backlog_bytes -= std::mem::take(&mut task.backlog_bytes);
             if task.charge_bytes > 0 && task.flags & WRITE != 0 {
                 let mut buffer = execution.buffer();
                 buffer.extend_from_slice(&task.transfer.buffer);
@@ -452,6 +483,7 @@ impl Session {
         if task.charged {
             self.charged_bytes -= task.charge_bytes;
         } else {
+            self.backlog_bytes -= task.backlog_bytes;
             self.waiting.retain(|waiting| *waiting != itt);
         }
         if task.numbered {

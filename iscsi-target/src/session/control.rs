@@ -1,11 +1,13 @@
-//! NOP, text and logout in full-feature phase (RFC 7143 §11.10 to §11.19).
+//! NOP, text, logout and asynchronous messages in full-feature phase (RFC 7143 §11.9 to §11.19).
 
 use bytes::{Bytes, BytesMut};
+use zerocopy::byteorder::network_endian::U16;
 
 use super::{Session, Wire};
 use crate::connection::{CloseReason, Manner, Ports};
 use crate::discovery;
 use crate::negotiate::Answer;
+use crate::pdu::async_event::{self, AsyncMessage};
 use crate::pdu::frame::Frame;
 use crate::pdu::logout::{self, Outcome};
 use crate::pdu::nop::{NopIn, NopOut};
@@ -19,8 +21,16 @@ use crate::types::{Itt, Ttt};
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
     ttt: Option<Ttt>,
+    itt: u32,
     collector: Collector,
     answer: Parts,
+}
+
+impl Exchange {
+    /// How much text is held.
+    pub(super) fn len_bytes(&self) -> usize {
+        self.collector.len_bytes() + self.answer.len_bytes()
+    }
 }
 
 impl Session {
@@ -80,12 +90,16 @@ impl Session {
         if ttt == Ttt::NONE {
             // A new exchange ends the one before (RFC 7143 §11.10.4).
             self.exchange = Exchange::default();
-        } else if self.exchange.ttt != Some(ttt) {
+        } else if self.exchange.ttt != Some(ttt) || self.exchange.itt != request.itt.get() {
             return self.reject(Reason::Protocol, &request.bhs(), wire);
         }
-        if request.itt.get() == Itt::NONE.0 {
+        // RFC 7143 §11.10.2: a text that goes on is not the last.
+        let both = request.flags & (FINAL | CONTINUE) == FINAL | CONTINUE;
+        if request.itt.get() == Itt::NONE.0 || both {
+            self.exchange = Exchange::default();
             return self.reject(Reason::InvalidField, &request.bhs(), wire);
         }
+        self.exchange.itt = request.itt.get();
         if self.exchange.collector.add(frame.payload()).is_err() {
             self.exchange = Exchange::default();
             return self.reject(Reason::NoResources, &request.bhs(), wire);
@@ -113,6 +127,10 @@ impl Session {
         let mut answer = BytesMut::new();
         for (key, value) in pairs {
             match key.as_str() {
+                // RFC 7143 appendix C: "MUST NOT be supported on an operational session".
+                "SendTargets" if value == "All" && !self.is_discovery() => {
+                    text::append(&mut answer, key, "Reject");
+                }
                 "SendTargets" => {
                     let portals = ports.registry.portals(self.here);
                     let targets = discovery::send_targets(value, &self.target, &portals);
@@ -165,6 +183,44 @@ impl Session {
         wire.outbox.push(&response, &[part]);
     }
 
+    /// Asks the initiator to log out within so many seconds (RFC 7143 §11.9.1).
+    pub(crate) fn ask_logout(&mut self, within_s: u16, wire: &mut Wire<'_>) {
+        self.asked_out = true;
+        let parameters = [0.into(), 0.into(), within_s.into()];
+        self.tell(async_event::LOGOUT_REQUEST, parameters, wire);
+    }
+
+    /// Says that the session is over, on purpose, and may come back at once; then it ends.
+    pub(crate) fn tell_drop(&mut self, event: u8, wire: &mut Wire<'_>) {
+        let cid = if event == async_event::DROP_CONNECTION {
+            self.cid
+        } else {
+            0
+        };
+        self.tell(event, [cid.into(), 0.into(), 0.into()], wire);
+    }
+
+    fn tell(&mut self, event: u8, parameters: [U16; 3], wire: &mut Wire<'_>) {
+        let message = AsyncMessage {
+            opcode: opcode::ASYNC,
+            flags: FINAL,
+            reserved_a: [0; 2],
+            ahs_len_words: 0,
+            data_len: Len24::new(0),
+            lun: [0; 8],
+            itt: Itt::NONE.0.into(),
+            reserved_b: 0.into(),
+            stat_sn: self.take_stat_sn().0.into(),
+            exp_cmd_sn: self.window.expected().0.into(),
+            max_cmd_sn: self.window.max().0.into(),
+            event,
+            vendor_code: 0,
+            parameters,
+            reserved_c: 0.into(),
+        };
+        wire.outbox.push(&message, &[]);
+    }
+
     pub(super) fn logout(
         &mut self,
         request: &logout::Request,
@@ -198,7 +254,12 @@ impl Session {
             exp_cmd_sn: self.window.expected().0.into(),
             max_cmd_sn: self.window.max().0.into(),
             reserved_d: 0.into(),
-            time_to_wait_s: self.parameters.time_to_wait_s.into(),
+            // Who was asked to go finds the other box ready.
+            time_to_wait_s: if self.asked_out {
+                0.into()
+            } else {
+                self.parameters.time_to_wait_s.into()
+            },
             time_to_retain_s: self.parameters.time_to_retain_s.into(),
             reserved_e: 0.into(),
         };

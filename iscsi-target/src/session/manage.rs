@@ -8,17 +8,18 @@ use super::{Early, Session, Wire};
 use crate::connection::{CloseReason, Manner, Ports};
 use crate::pdu::command::Command;
 use crate::pdu::task::{self, Outcome, Request, Response};
-use crate::pdu::{FINAL, Len24, opcode};
+use crate::pdu::{Bhs, FINAL, Len24, opcode};
 use crate::registry::{DropReason, Scope};
 use crate::scsi::{Array, NexusId, ResetScope, UnitId};
-use crate::types::Itt;
+use crate::types::{Itt, Serial};
+use crate::window::Turn;
 
 impl Session {
     pub(super) fn manage(&mut self, request: &Request, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
         let nexus = self.nexus.expect("checked with the header");
         let function = request.flags & !FINAL;
         let outcome = match function {
-            task::ABORT_TASK => self.abort(Itt(request.referenced_itt.get())),
+            task::ABORT_TASK => self.abort(request),
             task::ABORT_TASK_SET => self.abort_set(nexus, request.lun, ports.array),
             task::CLEAR_TASK_SET => self.clear_set(nexus, request.lun, ports),
             task::LOGICAL_UNIT_RESET => self.reset_unit(nexus, request.lun, ports),
@@ -46,18 +47,39 @@ impl Session {
         wire.outbox.push(&response, &[]);
     }
 
-    fn abort(&mut self, itt: Itt) -> Outcome {
+    fn abort(&mut self, request: &Request) -> Outcome {
+        let itt = Itt(request.referenced_itt.get());
         if self.forget(itt).is_some() {
             return Outcome::Complete;
         }
-        let held = self
-            .early
-            .values_mut()
-            .find(|early| matches!(early, Early::Held(frame) if frame.bhs.itt.get() == itt.0));
-        held.map_or(Outcome::NoTask, |early| {
-            *early = Early::Aborted;
-            Outcome::Complete
-        })
+        if self.abort_early(|bhs| bhs.itt.get() == itt.0) > 0 {
+            return Outcome::Complete;
+        }
+        // RFC 7143 §11.6.1: a command that is still on its way counts as received, and aborted.
+        let number = Serial(request.ref_cmd_sn.get());
+        let on_its_way = self.window.turn(number) != Turn::Ignore
+            && number.before(Serial(request.cmd_sn.get()))
+            && !self.early.contains_key(&number.0);
+        if !on_its_way {
+            return Outcome::NoTask;
+        }
+        self.early.insert(number.0, Early::Aborted);
+        Outcome::Complete
+    }
+
+    /// Aborts requests whose turn has not come. Says how many.
+    fn abort_early(&mut self, hit: impl Fn(&Bhs) -> bool) -> usize {
+        let mut count = 0;
+        for early in self.early.values_mut() {
+            if let Early::Held(frame) = early
+                && hit(&frame.bhs)
+            {
+                self.backlog_bytes -= frame.data.len();
+                *early = Early::Aborted;
+                count += 1;
+            }
+        }
+        count
     }
 
     fn abort_set(&mut self, nexus: NexusId, lun: [u8; 8], array: &Array) -> Outcome {
@@ -135,14 +157,9 @@ impl Session {
             .filter(|(_, task)| hit(task.lun, task.unit))
             .map(|(itt, _)| *itt)
             .collect();
-        for early in self.early.values_mut() {
-            if let Early::Held(frame) = early
-                && frame.bhs.operation() == opcode::COMMAND
-                && hit(frame.bhs.cast::<Command>().lun, None)
-            {
-                *early = Early::Aborted;
-            }
-        }
+        self.abort_early(|bhs| {
+            bhs.operation() == opcode::COMMAND && hit(bhs.cast::<Command>().lun, None)
+        });
         for itt in doomed {
             let _ = self.forget(itt);
         }

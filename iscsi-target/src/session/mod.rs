@@ -4,7 +4,8 @@
 //! the initiator starts a new one.
 //!
 //! Invariants: every task in `waiting` is in `tasks`, not charged and not running; `charged_bytes`
-//! is the sum over all tasks; at most one task reads much more than it is charged for; a discovery
+//! is the sum over all charged tasks, `backlog_bytes` over the data of the others and of requests
+//! before their turn, at most [`BACKLOG_MAX_BYTES`]; at most one task reads much more than it is charged for; a discovery
 //! session has neither nexus nor tasks.
 
 mod command;
@@ -18,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use zerocopy::IntoBytes as _;
 
 use crate::backend::Tag;
+use crate::budget::Holding;
 use crate::connection::{CloseReason, Manner, Output, Ports};
 use crate::discovery::Portal;
 use crate::login::Welcome;
@@ -26,10 +28,10 @@ use crate::pdu::frame::Frame;
 use crate::pdu::outbox::Outbox;
 use crate::pdu::reject::{Reason, Reject};
 use crate::pdu::{BHS_LEN_BYTES, Bhs, FINAL, IMMEDIATE, Len24, opcode};
-use crate::registry::{ConnectionId, SessionKey, SessionKind};
+use crate::registry::{ConnectionId, Registry, SessionKey, SessionKind};
 use crate::scsi::{Array, NexusId, UnitId};
 use crate::types::{Itt, Serial, Ttt};
-use crate::window::{Turn, Window};
+use crate::window::{SHORT_DEPTH, Turn, WINDOW_DEPTH, Window};
 
 use command::{Excess, Task};
 use control::Exchange;
@@ -37,6 +39,9 @@ use control::Exchange;
 /// Data that the commands of one session may hold at once, in bytes, those on the way out
 /// included. One command alone may be larger.
 pub const DATA_MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Data of one session that came with commands which wait for memory or for their turn, in bytes:
+/// a whole window of the most that a command may bring.
+pub const BACKLOG_MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// Where a session puts what it wants to happen.
 pub(crate) struct Wire<'a> {
@@ -63,11 +68,14 @@ pub(crate) struct Session {
     tasks: BTreeMap<Itt, Task>,
     waiting: VecDeque<Itt>,
     charged_bytes: usize,
+    backlog_bytes: usize,
     excess: Excess,
     early: BTreeMap<u32, Early>,
     incoming: Incoming,
     exchange: Exchange,
     ping: Option<Ttt>,
+    /// The initiator was asked to log out.
+    asked_out: bool,
     ending: Option<(CloseReason, Manner)>,
 }
 
@@ -86,7 +94,7 @@ pub(crate) struct Opening {
 #[derive(Debug)]
 enum Early {
     Held(Frame),
-    /// Aborted while it waited: it takes its turn, nothing more.
+    /// Aborted while it waited, or before it came: it takes its turn, nothing more.
     Aborted,
 }
 
@@ -138,18 +146,20 @@ impl Session {
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
             charged_bytes: 0,
+            backlog_bytes: 0,
             excess: Excess::default(),
             early: BTreeMap::new(),
             incoming: Incoming::Plain,
             exchange: Exchange::default(),
             ping: None,
+            asked_out: false,
             ending: None,
         }
     }
 
     /// Looks at a header: what is to become of the PDU, and where its data belong.
-    pub(crate) fn header(&mut self, bhs: &Bhs, array: &mut Array, queued: usize) -> BytesMut {
-        self.acknowledge(exp_stat_sn(bhs), array);
+    pub(crate) fn header(&mut self, bhs: &Bhs, ports: &mut Ports<'_>, queued: usize) -> BytesMut {
+        self.acknowledge(exp_stat_sn(bhs), ports.array);
         let operation = bhs.operation();
         let in_order = matches!(
             operation,
@@ -162,6 +172,11 @@ impl Session {
         if in_order && bhs.opcode & IMMEDIATE == 0 {
             match self.window.turn(cmd_sn(bhs)) {
                 Turn::Now => self.window.take(),
+                Turn::Early
+                    if !self.has_backlog_room(bhs.data_len.bytes(), queued, ports.registry) =>
+                {
+                    return self.expect(Incoming::Fault(Reason::NoResources));
+                }
                 Turn::Early => return self.expect(Incoming::Early),
                 Turn::Ignore => return self.expect(Incoming::Discard),
             }
@@ -170,7 +185,7 @@ impl Session {
             return self.expect(Incoming::Fault(Reason::Protocol));
         }
         match operation {
-            opcode::COMMAND => self.command_header(&bhs.cast(), array, queued),
+            opcode::COMMAND => self.command_header(&bhs.cast(), ports, queued),
             opcode::DATA_OUT => self.data_header(&bhs.cast()),
             _ => self.expect(Incoming::Plain),
         }
@@ -195,7 +210,8 @@ impl Session {
             };
             match early {
                 Early::Held(frame) => {
-                    let mut data = self.header(&frame.bhs, ports.array, wire.outbox.len_bytes());
+                    self.backlog_bytes -= frame.data.len();
+                    let mut data = self.header(&frame.bhs, ports, wire.outbox.len_bytes());
                     let data_start = data.len();
                     data.extend_from_slice(frame.payload());
                     self.one_frame(
@@ -224,9 +240,7 @@ impl Session {
             Incoming::Command(itt) => self.command_data(itt, frame, ports, wire),
             Incoming::Data(itt) => self.data_out(itt, frame, ports, wire),
             Incoming::Gap(itt) => self.data_gap(itt, ports, wire),
-            Incoming::Early => {
-                self.early.insert(cmd_sn(&frame.bhs).0, Early::Held(frame));
-            }
+            Incoming::Early => self.hold(frame),
             Incoming::Discard => {}
             Incoming::Refuse(reason) => {
                 if numbered {
@@ -236,6 +250,46 @@ impl Session {
             }
             Incoming::Fault(reason) => self.fault(reason, &frame.bhs, wire),
         }
+    }
+
+    /// Keeps a request until its turn; of two with the same number the first counts.
+    fn hold(&mut self, frame: Frame) {
+        let std::collections::btree_map::Entry::Vacant(place) =
+            self.early.entry(cmd_sn(&frame.bhs).0)
+        else {
+            return;
+        };
+        self.backlog_bytes += frame.data.len();
+        place.insert(Early::Held(frame));
+    }
+
+    fn has_backlog_room(&self, len_bytes: usize, queued_bytes: usize, registry: &Registry) -> bool {
+        let holding = self.holding(queued_bytes);
+        self.backlog_bytes + len_bytes <= BACKLOG_MAX_BYTES
+            && registry
+                .budget()
+                .has_room(self.connection, holding, len_bytes)
+    }
+
+    /// What it holds, with what waits to be sent.
+    fn holding(&self, queued_bytes: usize) -> Holding {
+        let moving_bytes = self.charged_bytes + queued_bytes;
+        Holding {
+            held_bytes: moving_bytes + self.backlog_bytes + self.exchange.len_bytes(),
+            idle: moving_bytes == 0,
+        }
+    }
+
+    /// After every event: says what is held and whether the next command waits for memory that
+    /// others have. While it does, the initiator gets a smaller window.
+    pub(crate) fn settle(&mut self, queued_bytes: usize, registry: &mut Registry) {
+        let first = self.waiting.front().and_then(|itt| self.tasks.get(itt));
+        let waits = first
+            .map(|task| task.charge_bytes)
+            .filter(|charge_bytes| self.fits(*charge_bytes, queued_bytes));
+        let depth = waits.map_or(WINDOW_DEPTH, |_| SHORT_DEPTH);
+        self.window.set_depth(depth);
+        registry.settle(self.connection, self.holding(queued_bytes), waits);
     }
 
     /// PDUs without write data.
@@ -299,6 +353,8 @@ impl Session {
         self.early.clear();
         self.excess = Excess::default();
         self.charged_bytes = 0;
+        self.backlog_bytes = 0;
+        self.exchange = Exchange::default();
         let registered = ports.registry.close(&self.key, self.connection);
         if let Some(nexus) = self.nexus.take()
             && registered

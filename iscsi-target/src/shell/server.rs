@@ -127,6 +127,19 @@ impl Target {
         self.inner.drop_lines(DropReason::Deactivated, |_| true);
     }
 
+    /// This box is about to give up its role: initiators are asked to log out within so many
+    /// seconds, logins are answered with "service unavailable". Ends with [`Target::stay`],
+    /// [`Target::activate`] or [`Target::deactivate`].
+    pub fn depart(&self, within_s: u16) {
+        self.inner.registry.borrow_mut().depart(within_s);
+        self.inner.deliver();
+    }
+
+    /// The role stays after all.
+    pub fn stay(&self) {
+        self.inner.registry.borrow_mut().stay();
+    }
+
     /// Whether logins are accepted.
     #[must_use]
     pub fn is_active(&self) -> bool {

@@ -72,6 +72,28 @@ fn deactivation_drops_sessions_without_a_status() {
 }
 
 #[test]
+fn who_is_asked_to_go_logs_out_and_comes_back_when_the_role_stays() {
+    run(async {
+        let lab = Lab::new().await;
+        let session = lab.session(lab.login()).await;
+        lab.backend.answer(Answers::Held);
+        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
+        while lab.backend.held() == 0 {
+            tokio::task::yield_now().await;
+        }
+        lab.target.depart(1);
+        session.closed().await;
+        // It logged out: it was not dropped.
+        assert_eq!(stuck.await.unwrap_err(), InitiatorError::AskedOut);
+        assert!(lab.target.sessions().is_empty());
+        let refused = lab.try_session(lab.login()).await.unwrap_err();
+        assert_eq!(refused, InitiatorError::Refused(0x0301));
+        lab.target.stay();
+        lab.session(lab.login()).await;
+    });
+}
+
+#[test]
 fn a_backend_that_lost_its_role_ends_the_session_without_a_status() {
     run(async {
         let lab = Lab::new().await;

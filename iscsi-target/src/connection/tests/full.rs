@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memory::Answers;
+use crate::pdu::async_event::AsyncMessage;
 use crate::pdu::command::Response;
 use crate::pdu::data::{DataIn, DataOut};
 use crate::pdu::nop::NopIn;
@@ -467,9 +468,20 @@ fn ask(table: &mut Table, keys: &str) -> Vec<Reply> {
 fn text_is_answered_in_full_feature_phase() {
     let mut table = Table::logged_in();
     let here = format!("TargetName={TARGET}\nTargetAddress=10.0.0.1:3260,1\n");
-    assert_eq!(ask(&mut table, "SendTargets=All\0")[0].text(), here);
     assert_eq!(ask(&mut table, "SendTargets=\0")[0].text(), here);
-    assert_eq!(ask(&mut table, "SendTargets=iqn.else\0")[0].text(), "");
+    assert_eq!(
+        ask(&mut table, &format!("SendTargets={TARGET}\0"))[0].text(),
+        here
+    );
+    for junk in ["iqn.else", "all", "*", "%n%n", "\u{7f}", "All,All"] {
+        assert_eq!(
+            ask(&mut table, &format!("SendTargets={junk}\0"))[0].text(),
+            ""
+        );
+    }
+    // Only a discovery session may ask for all targets (RFC 7143 appendix C).
+    let refused = "SendTargets=Reject\n";
+    assert_eq!(ask(&mut table, "SendTargets=All\0")[0].text(), refused);
     let reply = ask(
         &mut table,
         "MaxBurstLength=512\0X-a=b\0MaxRecvDataSegmentLength=1\0",
@@ -480,6 +492,117 @@ fn text_is_answered_in_full_feature_phase() {
     rejected(&table, &reply, 4);
     let reply = table.send(&text_request(3, FINAL, 0), &[]);
     rejected(&table, &reply, 4);
+    // Text that goes on cannot be the last.
+    let reply = table.send(&text_request(Ttt::NONE.0, FINAL | 0x40, 4), b"A=1\0");
+    rejected(&table, &reply, 9);
+}
+
+#[test]
+fn an_exchange_of_text_keeps_its_tag() {
+    let mut table = Table::logged_in();
+    let half = table.send(&text_request(Ttt::NONE.0, 0x40, 4), b"Send");
+    let ttt = half[0].bhs.cast::<text::Response>().ttt.get();
+    let other = text::Request {
+        itt: 6.into(),
+        ..text_request(ttt, FINAL, 9)
+    };
+    let reply = table.send(&other, b"Targets=\0");
+    rejected(&table, &reply, 4);
+}
+
+#[test]
+fn an_abort_of_what_is_on_its_way_takes_its_number() {
+    let mut table = Table::logged_in();
+    let abort = |table: &mut Table, itt: u32, number: u32, cmd_sn: u32| {
+        let mut abort: task::Request = Bhs::from_wire(&[0; 48]).cast();
+        abort.opcode = opcode::TASK_REQUEST | IMMEDIATE;
+        abort.flags = FINAL | task::ABORT_TASK;
+        abort.itt = 9.into();
+        abort.referenced_itt = itt.into();
+        abort.ref_cmd_sn = number.into();
+        abort.cmd_sn = cmd_sn.into();
+        table.send(&abort, &[])[0].bhs.specific[0]
+    };
+    assert_eq!(abort(&mut table, 5, NEXT - 1, NEXT + 2), 1, "too old");
+    assert_eq!(
+        abort(&mut table, 5, NEXT + 2, NEXT + 2),
+        1,
+        "not sent before"
+    );
+    assert_eq!(abort(&mut table, 5, NEXT + 500, NEXT + 501), 1, "too new");
+    assert_eq!(abort(&mut table, 5, NEXT + 1, NEXT + 2), 0);
+    assert_eq!(abort(&mut table, 4, NEXT, NEXT + 2), 0);
+    // Both numbers are used up: what comes with them is ignored, the next one is taken.
+    for (itt, number) in [(4, NEXT), (5, NEXT + 1)] {
+        assert!(table.command((itt, number), [0; 16], 0, 0).is_empty());
+    }
+    let reply = table.command((6, NEXT + 2), read10(0, 1), READ, 512);
+    assert_eq!(kinds(&reply), [opcode::DATA_IN]);
+}
+
+#[test]
+fn who_is_asked_to_log_out_may_come_back_at_once() {
+    let mut table = Table::logged_in();
+    table.registry.depart(3);
+    let (_, notice) = table.registry.next_mail().unwrap();
+    let asked = table.feed(Input::Notice(notice));
+    let message: AsyncMessage = asked[0].bhs.cast();
+    assert_eq!((message.opcode, message.event), (opcode::ASYNC, 1));
+    assert_eq!(message.parameters.map(|number| number.get()), [0, 0, 3]);
+    assert_eq!(message.stat_sn.get(), 3, "the number is consumed");
+    // What is under way goes on until the logout.
+    let reply = table.command((5, NEXT), read10(0, 1), READ, 512);
+    assert_eq!(reply[0].bhs.cast::<DataIn>().stat_sn.get(), 4);
+    let reply = logout(&mut table, 0, 0);
+    let response: logout::Response = reply[0].bhs.cast();
+    assert_eq!((response.response, response.time_to_wait_s.get()), (0, 0));
+    assert_eq!(
+        table.closed,
+        Some((CloseReason::Logout, Manner::AfterSending))
+    );
+    // Nobody comes in until the role is settled.
+    table.connection = new_connection(2);
+    let refused = table.send(&login_request(0x87, NAMES.len()), NAMES.as_bytes());
+    assert_eq!(
+        refused[0].bhs.cast::<login::Response>().status.get(),
+        0x0301
+    );
+    table.registry.stay();
+    table.connection = new_connection(3);
+    table.log_in("");
+}
+
+#[test]
+fn who_is_dropped_on_purpose_is_told() {
+    for (reason, event, cid) in [
+        (DropReason::Operator, 3, 0),
+        (DropReason::PortalClosed, 2, 1),
+    ] {
+        let mut table = Table::logged_in();
+        let told = table.feed(Input::Notice(Notice::Drop(reason)));
+        let message: AsyncMessage = told[0].bhs.cast();
+        assert_eq!((message.opcode, message.event), (opcode::ASYNC, event));
+        assert_eq!(message.parameters.map(|number| number.get()), [cid, 0, 0]);
+        let closed = Some((CloseReason::Dropped(reason), Manner::AfterSending));
+        assert_eq!(table.closed, closed);
+        assert!(table.registry.sessions().is_empty());
+        // A loss of the role meanwhile still ends it at once.
+        let _ = table.feed(Input::Notice(Notice::Drop(DropReason::Deactivated)));
+        let reason = CloseReason::Dropped(DropReason::Deactivated);
+        assert_eq!(table.closed, Some((reason, Manner::Reset)));
+    }
+}
+
+#[test]
+fn empty_data_out_without_an_end_end_the_session() {
+    let mut table = Table::logged_in();
+    let write = Command {
+        flags: FINAL | WRITE,
+        ..command(5, NEXT, write10(0, 4), 2048)
+    };
+    let ttt = table.send(&write, &[])[0].bhs.cast::<R2t>().ttt.get();
+    let reply = table.send(&data_out(5, ttt, 0, 0, 0), &[]);
+    faulted(&table, &reply, 4);
 }
 
 #[test]
@@ -568,6 +691,7 @@ fn a_discovery_session_only_discovers() {
     assert_eq!(reply[0].text(), "MaxRecvDataSegmentLength=262144\n");
     let listed = ask(&mut table, "SendTargets=All\0")[0].text();
     assert!(listed.starts_with(&format!("TargetName={TARGET}\n")));
+    assert_eq!(ask(&mut table, "SendTargets=iqn.else\0")[0].text(), "");
     assert!(table.wait(29_000).is_empty(), "no question is asked");
     let reply = table.command((5, FIRST), [0; 16], 0, 0);
     faulted(&table, &reply, 4);

@@ -2,6 +2,7 @@
 
 mod entry;
 mod full;
+mod memory;
 mod noise;
 
 use std::rc::Rc;
@@ -62,7 +63,11 @@ impl Table {
     }
 
     fn with_chap(chap: Option<ChapSecrets>) -> Self {
-        let mut registry = Registry::new(Limits::default());
+        Self::with(chap, Limits::default())
+    }
+
+    fn with(chap: Option<ChapSecrets>, limits: Limits) -> Self {
+        let mut registry = Registry::new(limits);
         registry.activate();
         let mut table = Self {
             chap,
@@ -114,7 +119,11 @@ impl Table {
     }
 
     fn logged_in_with(keys: &str) -> Self {
-        let mut table = Self::new();
+        Self::ready(Limits::default(), keys)
+    }
+
+    fn ready(limits: Limits, keys: &str) -> Self {
+        let mut table = Self::with(None, limits);
         table.log_in(keys);
         let ready = table.command((0x7000, FIRST), [0; 16], 0, 0);
         assert_eq!(
