@@ -423,7 +423,7 @@ impl Array {
         if opcodes::asks_naca(cdb) {
             return Err(Sense::CDB_FIELD);
         }
-        if opcode.effect() == Effect::Changes && ask.is_read_only() {
+        if opcode.effect() == Effect::Changes && self.protection(ask) != Protection::None {
             return Err(Sense::WRITE_PROTECTED);
         }
         let command = (opcode.parse)(cdb)?;
@@ -484,11 +484,7 @@ impl Array {
                 allocation_bytes,
             } => Reply::truncated(report::port_groups(header, &self.portals), allocation_bytes),
             Command::ModeSense(sense) => {
-                let protection = if ask.is_read_only() {
-                    Protection::WriteProtected
-                } else {
-                    Protection::None
-                };
+                let protection = self.protection(ask);
                 let data = mode::sense(&sense, &self.units[&ask.unit].mode, geometry, protection)?;
                 Reply::truncated(data, sense.allocation_bytes)
             }
@@ -517,6 +513,18 @@ impl Array {
             return Err(Sense::CDB_FIELD);
         }
         Ok(self.execute(ask, Task::Blocks(work), data_out_bytes))
+    }
+
+    /// Whether the unit may be changed through this nexus: as mapped, as stored, and as initiators
+    /// set it.
+    fn protection(&self, ask: &Ask) -> Protection {
+        let unit = &self.units[&ask.unit];
+        let read_only = ask.access == Access::ReadOnly || ask.geometry.read_only;
+        if read_only || unit.mode.is_write_protected() {
+            Protection::WriteProtected
+        } else {
+            Protection::None
+        }
     }
 
     fn execute(&self, ask: &Ask, task: Task, data_out_bytes: usize) -> Start {
@@ -647,12 +655,6 @@ struct Ask {
     geometry: Geometry,
     access: Access,
     offered_bytes: u32,
-}
-
-impl Ask {
-    fn is_read_only(&self) -> bool {
-        self.access == Access::ReadOnly || self.geometry.read_only
-    }
 }
 
 const REQUEST_SENSE: u8 = 0x03;

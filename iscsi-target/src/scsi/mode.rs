@@ -1,4 +1,4 @@
-//! Mode pages: what initiators can read and the two bits they can set (SPC-4 §7.5, SBC-3 §6.5).
+//! Mode pages: what initiators can read and the three bits they can set (SPC-4 §7.5, SBC-3 §6.5).
 
 use super::parse::{BlockDescriptor, ModeHeader, ModeSense, PageControl};
 use super::sense::{Sense, SenseFormat};
@@ -10,6 +10,7 @@ use crate::backend::{Fua, Geometry};
 pub(crate) struct ModeState {
     sense_format: SenseFormat,
     cache: Cache,
+    protection: Protection,
 }
 
 /// WCE of the caching page.
@@ -24,6 +25,7 @@ impl Default for ModeState {
         Self {
             sense_format: SenseFormat::Fixed,
             cache: Cache::On,
+            protection: Protection::None,
         }
     }
 }
@@ -39,6 +41,11 @@ impl ModeState {
             Cache::On => Fua::No,
             Cache::Off => Fua::Yes,
         }
+    }
+
+    /// Whether an initiator has asked that nobody changes the medium (SWP).
+    pub(crate) fn is_write_protected(&self) -> bool {
+        self.protection == Protection::WriteProtected
     }
 }
 
@@ -178,15 +185,50 @@ struct Page {
     code: u8,
     subpage: u8,
     body: &'static [u8],
-    setting: Setting,
+    settings: &'static [Setting],
 }
 
-/// The bit of a page that can be set; it lies in the first byte of the body.
+/// A bit that can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Setting {
-    None,
     WriteCache,
     DescriptorSense,
+    WriteProtect,
+}
+
+impl Setting {
+    /// Byte of the body, and bit; none where the unit has nothing to set.
+    fn place(self, geometry: &Geometry) -> Option<(usize, u8)> {
+        match self {
+            Self::WriteCache => geometry.write_cache.then_some((0, WCE)),
+            Self::DescriptorSense => Some((0, D_SENSE)),
+            Self::WriteProtect => Some((2, SWP)),
+        }
+    }
+
+    fn is_on(self, state: &ModeState) -> bool {
+        match self {
+            Self::WriteCache => state.cache == Cache::On,
+            Self::DescriptorSense => state.sense_format == SenseFormat::Descriptor,
+            Self::WriteProtect => state.is_write_protected(),
+        }
+    }
+
+    fn turn_on(self, state: &mut ModeState) {
+        match self {
+            Self::WriteCache => state.cache = Cache::On,
+            Self::DescriptorSense => state.sense_format = SenseFormat::Descriptor,
+            Self::WriteProtect => state.protection = Protection::WriteProtected,
+        }
+    }
+
+    fn turn_off(self, state: &mut ModeState) {
+        match self {
+            Self::WriteCache => state.cache = Cache::Off,
+            Self::DescriptorSense => state.sense_format = SenseFormat::Fixed,
+            Self::WriteProtect => state.protection = Protection::None,
+        }
+    }
 }
 
 impl Page {
@@ -208,18 +250,20 @@ impl Page {
             vec![self.code | SPF, self.subpage, len[0], len[1]]
         };
         let body = data.len();
-        if control == PageControl::Changeable {
-            data.resize(body + self.body.len(), 0);
-            data[body] = self.mask(geometry);
-        } else {
+        let shown = match control {
+            PageControl::Changeable => {
+                data.resize(body + self.body.len(), 0);
+                None
+            }
+            PageControl::Current => Some(*state),
+            PageControl::Default => Some(ModeState::default()),
+        };
+        if shown.is_some() {
             data.extend(self.body);
-            let state = if control == PageControl::Current {
-                *state
-            } else {
-                ModeState::default()
-            };
-            if self.is_set(&state) {
-                data[body] |= self.mask(geometry);
+        }
+        for (setting, at, bit) in self.places(geometry) {
+            if shown.is_none_or(|state| setting.is_on(&state)) {
+                data[body + at] |= bit;
             }
         }
         data
@@ -232,43 +276,28 @@ impl Page {
             return Err(Sense::LIST_LENGTH);
         }
         let body = same.len() - self.body.len();
-        let mask = self.mask(geometry);
-        same[body] = same[body] & !mask | asked[body] & mask;
+        for (_, at, bit) in self.places(geometry) {
+            same[body + at] = same[body + at] & !bit | asked[body + at] & bit;
+        }
         // PS is reserved here.
         if same[0] != asked[0] & 0x7f || same[1..] != asked[1..] {
             return Err(Sense::LIST_FIELD);
         }
-        let on = asked[body] & mask != 0;
-        match self.setting {
-            Setting::WriteCache if mask != 0 => {
-                state.cache = if on { Cache::On } else { Cache::Off };
+        for (setting, at, bit) in self.places(geometry) {
+            if asked[body + at] & bit == 0 {
+                setting.turn_off(state);
+            } else {
+                setting.turn_on(state);
             }
-            Setting::DescriptorSense => {
-                state.sense_format = if on {
-                    SenseFormat::Descriptor
-                } else {
-                    SenseFormat::Fixed
-                };
-            }
-            Setting::WriteCache | Setting::None => {}
         }
         Ok(())
     }
 
-    fn is_set(&self, state: &ModeState) -> bool {
-        match self.setting {
-            Setting::None => false,
-            Setting::WriteCache => state.cache == Cache::On,
-            Setting::DescriptorSense => state.sense_format == SenseFormat::Descriptor,
-        }
-    }
-
-    fn mask(&self, geometry: &Geometry) -> u8 {
-        match self.setting {
-            Setting::WriteCache if geometry.write_cache => WCE,
-            Setting::DescriptorSense => D_SENSE,
-            Setting::WriteCache | Setting::None => 0,
-        }
+    fn places(&self, geometry: &Geometry) -> impl Iterator<Item = (Setting, usize, u8)> {
+        self.settings.iter().filter_map(|setting| {
+            let (at, bit) = setting.place(geometry)?;
+            Some((*setting, at, bit))
+        })
     }
 }
 
@@ -279,6 +308,7 @@ const WP: u8 = 0x80;
 const DPOFUA: u8 = 0x10;
 const WCE: u8 = 0x04;
 const D_SENSE: u8 = 0x04;
+const SWP: u8 = 0x08;
 
 /// All pages, in ascending order.
 const PAGES: &[Page] = &[
@@ -287,14 +317,14 @@ const PAGES: &[Page] = &[
         code: 0x01,
         subpage: 0,
         body: &[0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        setting: Setting::None,
+        settings: &[],
     },
     // Caching: nothing but WCE.
     Page {
         code: 0x08,
         subpage: 0,
         body: &[0; 18],
-        setting: Setting::WriteCache,
+        settings: &[Setting::WriteCache],
     },
     // Control: TST 001b, so that one nexus never clears another's tasks; unrestricted reordering;
     // unlimited busy time-out.
@@ -302,21 +332,21 @@ const PAGES: &[Page] = &[
         code: 0x0a,
         subpage: 0,
         body: &[0x20, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
-        setting: Setting::DescriptorSense,
+        settings: &[Setting::DescriptorSense, Setting::WriteProtect],
     },
     // Control extension: IALUAE.
     Page {
         code: 0x0a,
         subpage: 1,
         body: &EXTENSION,
-        setting: Setting::None,
+        settings: &[],
     },
     // Informational exceptions control: none are reported.
     Page {
         code: 0x1c,
         subpage: 0,
         body: &[0; 10],
-        setting: Setting::None,
+        settings: &[],
     },
 ];
 

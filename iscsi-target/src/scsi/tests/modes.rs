@@ -55,7 +55,10 @@ fn descriptor_sense_is_set_and_told_to_the_others() {
     let mut bench = Bench::new();
     let second = bench.log_in(SECOND);
     let changeable = bench.data(&[0x1a, 0x08, 0x4a, 0, 0xff, 0], &[]);
-    assert_eq!(changeable[4..], [0x0a, 10, 0x04, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        changeable[4..],
+        [0x0a, 10, 0x04, 0, 0x08, 0, 0, 0, 0, 0, 0, 0]
+    );
     let mut list = [&[0; 4][..], &CONTROL].concat();
     list[6] |= 0x04;
     bench.data(&[0x15, 0x10, 0, 0, 16, 0], &list);
@@ -70,6 +73,40 @@ fn descriptor_sense_is_set_and_told_to_the_others() {
     bench.array.reset(second, ResetScope::Unit([0; 8]));
     assert_eq!(bench.sense(&[0x00], &[]), [6, 0x29, 0x03]);
     assert_eq!(bench.data(&[0x1a, 0x08, 0x0a, 0, 0xff, 0], &[])[6], 0x20);
+}
+
+#[test]
+fn software_write_protection_holds_for_every_nexus_until_a_reset() {
+    let mut bench = Bench::new();
+    let second = bench.log_in(SECOND);
+    let mut list = [&[0; 4][..], &CONTROL].concat();
+    list[8] |= 0x08;
+    bench.data(&[0x15, 0x10, 0, 0, 16, 0], &list);
+    assert_eq!(bench.sense_of(second, 0, &[0x00]), [6, 0x2a, 0x01]);
+    let writes: [&[u8]; 3] = [
+        &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0x93, 0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+    ];
+    for nexus in [bench.nexus, second] {
+        for write in writes {
+            let reply = bench.run_as(nexus, 0, write, &[]);
+            assert_eq!(sense_of(&reply), [7, 0x27, 0], "{write:02x?}");
+        }
+        assert!(bench.is_good(nexus, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]));
+    }
+    let sensed = bench.data(&[0x1a, 0x08, 0x0a, 0, 0xff, 0], &[]);
+    assert_eq!((sensed[2], sensed[8]), (0x90, 0x08), "WP and SWP");
+    // The default is shown without it, and a reset goes back there.
+    assert_eq!(bench.data(&[0x1a, 0x08, 0x8a, 0, 0xff, 0], &[])[8], 0);
+    bench.array.reset(second, ResetScope::Unit([0; 8]));
+    assert_eq!(bench.sense(&[0x00], &[]), [6, 0x29, 0x03]);
+    bench.data(writes[0], &[1; 512]);
+    // Taken back as it was set.
+    bench.data(&[0x15, 0x10, 0, 0, 16, 0], &list);
+    list[8] = 0;
+    bench.data(&[0x15, 0x10, 0, 0, 16, 0], &list);
+    bench.data(writes[0], &[2; 512]);
 }
 
 #[test]
@@ -130,8 +167,8 @@ fn what_a_list_gets_wrong_has_its_own_sense() {
         (page(&|list| list[5] = 9), length),
         (page(&|list| list[4] = 0x3e), field),
         (page(&|list| list[6] |= 0x02), field),
-        (page(&|list| list[8] |= 0x08), field), // SWP
-        (page(&|list| list[3] = 8), field),     // the page taken for a block descriptor
+        (page(&|list| list[8] |= 0x10), field),
+        (page(&|list| list[3] = 8), field), // the page taken for a block descriptor
         (page(&|list| list[3] = 7), field),
     ];
     for (list, sense) in cases {
