@@ -396,6 +396,7 @@ impl Array {
                 Command::TestUnitReady
                 | Command::ReportOpcodes { .. }
                 | Command::ReportPortGroups { .. }
+                | Command::Report { .. }
                 | Command::ModeSense(_)
                 | Command::ModeSelect { .. }
                 | Command::StartStop { .. }
@@ -483,6 +484,10 @@ impl Array {
                 header,
                 allocation_bytes,
             } => Reply::truncated(report::port_groups(header, &self.portals), allocation_bytes),
+            Command::Report {
+                report,
+                allocation_bytes,
+            } => Reply::truncated(report::constant(report), allocation_bytes),
             Command::ModeSense(sense) => {
                 let protection = self.protection(ask);
                 let data = mode::sense(&sense, &self.units[&ask.unit].mode, geometry, protection)?;

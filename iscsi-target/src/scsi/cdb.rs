@@ -98,3 +98,26 @@ layout!(
         requested_action: U16, allocation_bytes: U32, reserved: u8, control: u8,
     }
 );
+layout!(
+    /// LOG SENSE.
+    LogSense, 10,
+    {
+        opcode: u8, flags: u8, page: u8, subpage: u8, reserved: u8, parameter: U16,
+        allocation_bytes: U16, control: u8,
+    }
+);
+layout!(
+    /// READ DEFECT DATA (10).
+    ReadDefects10, 10,
+    {
+        opcode: u8, reserved: u8, lists: u8, also_reserved: [u8; 4], allocation_bytes: U16,
+        control: u8,
+    }
+);
+layout!(
+    /// READ DEFECT DATA (12).
+    ReadDefects12, 12,
+    {
+        opcode: u8, lists: u8, first: U32, allocation_bytes: U32, reserved: u8, control: u8,
+    }
+);

@@ -371,11 +371,23 @@ const OPCODES: &[Opcode] = &[
         Conflict::Exclusive,
         &[0x02, F, F, F, F, 0, F, F],
     ),
+    reads(
+        0x37,
+        parse::read_defects_10,
+        Conflict::Exclusive,
+        &[0, 0x1f, 0, 0, 0, 0, F, F],
+    ),
     changes(
         0x41,
         parse::write_same,
         Conflict::Always,
         &[0xf8, F, F, F, F, 0, F, F],
+    ),
+    reads(
+        0x4d,
+        parse::log_sense,
+        Conflict::Never,
+        &[0x01, F, F, 0, F, F, F, F],
     ),
     reads(
         0x55,
@@ -456,6 +468,13 @@ const OPCODES: &[Opcode] = &[
         Conflict::Exclusive,
         &[0, 0x87, F, F, F, F, F, F, F],
     ),
+    acts(
+        0xa3,
+        0x0d,
+        parse::report_task_management,
+        Conflict::Exclusive,
+        &[0, 0x80, 0, 0, 0, F, F, F, F],
+    ),
     reads(
         0xa8,
         parse::read,
@@ -479,6 +498,12 @@ const OPCODES: &[Opcode] = &[
         parse::verify,
         Conflict::Exclusive,
         &[0xf6, F, F, F, F, F, F, F, F],
+    ),
+    reads(
+        0xb7,
+        parse::read_defects_12,
+        Conflict::Exclusive,
+        &[0x1f, F, F, F, F, F, F, F, F],
     ),
 ];
 

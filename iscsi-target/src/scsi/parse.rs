@@ -1,8 +1,9 @@
 //! From a CDB to a typed [`Command`]: parsed once, here; nothing behind it looks at a CDB again.
 
 use super::cdb::{
-    Block6, Block10, Block12, Block16, CDB_BYTES, CompareAndWrite, Inquiry, MaintenanceIn, Mode6,
-    Mode10, ReportLuns, RequestSense, StartStop, Unmap, view,
+    Block6, Block10, Block12, Block16, CDB_BYTES, CompareAndWrite, Inquiry, LogSense,
+    MaintenanceIn, Mode6, Mode10, ReadDefects10, ReadDefects12, ReportLuns, RequestSense,
+    StartStop, Unmap, view,
 };
 use super::sense::{Sense, SenseFormat};
 use super::tray::{Removal, TrayMove};
@@ -31,6 +32,10 @@ pub(crate) enum Command {
     },
     ReportPortGroups {
         header: GroupHeader,
+        allocation_bytes: usize,
+    },
+    Report {
+        report: Report,
         allocation_bytes: usize,
     },
     ModeSense(ModeSense),
@@ -148,6 +153,37 @@ pub(crate) enum OpcodeQuery {
 pub(crate) enum Timeouts {
     Wanted,
     Omitted,
+}
+
+/// Reports that are the same for every unit, at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    TaskManagement(ManagementData),
+    /// The lists and the format that were asked for.
+    Defects(DefectHeader, u8),
+    Log(LogPage),
+}
+
+/// REPD: how much REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ManagementData {
+    Basic,
+    Extended,
+}
+
+/// Which size of defect list header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DefectHeader {
+    Ten,
+    Twelve,
+}
+
+/// A page of LOG SENSE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogPage {
+    Supported,
+    SupportedWithSubpages,
+    InformationalExceptions,
 }
 
 /// PARAMETER DATA FORMAT of REPORT TARGET PORT GROUPS.
@@ -276,6 +312,72 @@ pub(crate) fn report_port_groups(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense
     let allocation_bytes = size(layout.allocation_bytes.get());
     Ok(Command::ReportPortGroups {
         header,
+        allocation_bytes,
+    })
+}
+
+pub(crate) fn report_task_management(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
+    let layout: &MaintenanceIn = view(cdb);
+    let extended = layout.options & 0x80 != 0;
+    let data = if extended {
+        ManagementData::Extended
+    } else {
+        ManagementData::Basic
+    };
+    let allocation_bytes = size(layout.allocation_bytes.get());
+    // SPC-4 §6.36: room for the four bytes that everybody gets.
+    if allocation_bytes < 4 {
+        return Err(Sense::CDB_FIELD);
+    }
+    Ok(Command::Report {
+        report: Report::TaskManagement(data),
+        allocation_bytes,
+    })
+}
+
+pub(crate) fn log_sense(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
+    let layout: &LogSense = view(cdb);
+    // Nothing can be saved (SP), and every page has parameter 0 at most.
+    if layout.flags & 0x01 != 0 || layout.parameter.get() != 0 {
+        return Err(Sense::CDB_FIELD);
+    }
+    // PC tells apart values that lists, the only kind here, do not have (SPC-4 §7.3.2.2).
+    let page = match (layout.page & 0x3f, layout.subpage) {
+        (0x00, 0x00) => LogPage::Supported,
+        (0x00, 0xff) => LogPage::SupportedWithSubpages,
+        (0x2f, 0x00) => LogPage::InformationalExceptions,
+        _ => return Err(Sense::CDB_FIELD),
+    };
+    Ok(Command::Report {
+        report: Report::Log(page),
+        allocation_bytes: layout.allocation_bytes.get().into(),
+    })
+}
+
+pub(crate) fn read_defects_10(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
+    let layout: &ReadDefects10 = view(cdb);
+    let allocation_bytes = layout.allocation_bytes.get().into();
+    read_defects(DefectHeader::Ten, layout.lists, allocation_bytes)
+}
+
+pub(crate) fn read_defects_12(cdb: &[u8; CDB_BYTES]) -> Result<Command, Sense> {
+    let layout: &ReadDefects12 = view(cdb);
+    let allocation_bytes = size(layout.allocation_bytes.get());
+    read_defects(DefectHeader::Twelve, layout.lists, allocation_bytes)
+}
+
+/// REQ_PLIST, REQ_GLIST and the format, which a list without entries has whatever it is.
+fn read_defects(
+    header: DefectHeader,
+    lists: u8,
+    allocation_bytes: usize,
+) -> Result<Command, Sense> {
+    // 110b is for vendors, 111b is reserved.
+    if lists & 0x06 == 0x06 {
+        return Err(Sense::CDB_FIELD);
+    }
+    Ok(Command::Report {
+        report: Report::Defects(header, lists & 0x1f),
         allocation_bytes,
     })
 }

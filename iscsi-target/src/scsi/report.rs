@@ -1,9 +1,10 @@
-//! Reports: capacity, units, target port groups (SBC-3 §5.15 and §5.16, SPC-4 §6.33 and §6.37).
+//! Reports: capacity, defects, units, target port groups, task management, logs (SBC-3 §5.15 to
+//! §5.18, SPC-4 §6.33 to §6.37 and §7.3).
 
 use std::collections::BTreeMap;
 
 use super::array::Portal;
-use super::parse::{GroupHeader, LunSelect};
+use super::parse::{DefectHeader, GroupHeader, LogPage, LunSelect, ManagementData, Report};
 use crate::backend::Geometry;
 use crate::hosts::View;
 
@@ -64,6 +65,64 @@ pub(crate) fn port_groups(header: GroupHeader, portals: &[Portal]) -> Vec<u8> {
     data[..4].copy_from_slice(&len.to_be_bytes());
     data
 }
+
+/// A report that is the same for every unit.
+pub(crate) fn constant(report: Report) -> Vec<u8> {
+    match report {
+        Report::TaskManagement(data) => task_management(data),
+        Report::Defects(header, lists) => defects(header, lists),
+        Report::Log(page) => log(page),
+    }
+}
+
+/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS: as `session` answers them.
+fn task_management(data: ManagementData) -> Vec<u8> {
+    let supported = ATS | ATSS | CTSS | LURS | TRS;
+    match data {
+        ManagementData::Basic => vec![supported, 0, 0, 0],
+        ManagementData::Extended => {
+            let mut data = vec![0; 16];
+            data[0] = supported;
+            data[3] = 12;
+            // No time-out is named: TMFTMOV is zero.
+            data
+        }
+    }
+}
+
+/// READ DEFECT DATA: the lists asked for, in the format asked for, without entries.
+fn defects(header: DefectHeader, lists: u8) -> Vec<u8> {
+    match header {
+        DefectHeader::Ten => vec![0, lists, 0, 0],
+        DefectHeader::Twelve => vec![0, lists, 0, 0, 0, 0, 0, 0],
+    }
+}
+
+/// LOG SENSE. There is no page of counters: the store behind a unit keeps none.
+fn log(page: LogPage) -> Vec<u8> {
+    let (code, subpage, body): (u8, u8, &[u8]) = match page {
+        LogPage::Supported => (0x00, 0x00, &[0x00, 0x2f]),
+        LogPage::SupportedWithSubpages => (0x40, 0xff, &[0x00, 0x00, 0x00, 0xff, 0x2f, 0x00]),
+        // Parameter 0, a binary list of four bytes: no exception, no temperature known.
+        LogPage::InformationalExceptions => (0x2f, 0x00, &[0, 0, 0x03, 4, 0, 0, 0xff, 0]),
+    };
+    let len = u16::try_from(body.len()).expect("a page is short");
+    let mut data = vec![code, subpage];
+    data.extend(len.to_be_bytes());
+    data.extend(body);
+    data
+}
+
+/// ABORT TASK.
+const ATS: u8 = 0x80;
+/// ABORT TASK SET.
+const ATSS: u8 = 0x40;
+/// CLEAR TASK SET.
+const CTSS: u8 = 0x10;
+/// LOGICAL UNIT RESET.
+const LURS: u8 = 0x08;
+/// TARGET RESET.
+const TRS: u8 = 0x02;
 
 const ACTIVE_OPTIMIZED: u8 = 0x00;
 const SUPPORTS_ACTIVE_OPTIMIZED: u8 = 0x01;

@@ -237,3 +237,51 @@ fn sense_in_both_layouts() {
     let far = Sense::miscompare(1 << 32);
     assert_eq!(far.to_bytes()[..7], [0x70, 0, 0x0e, 0, 0, 0, 0]);
 }
+
+#[test]
+fn task_management_is_reported_as_it_is_answered() {
+    let mut bench = Bench::new();
+    let report = |options, len| [0xa3, 0x0d, options, 0, 0, 0, 0, 0, 0, len, 0, 0];
+    assert_eq!(bench.data(&report(0, 4), &[]), [0xda, 0, 0, 0]);
+    let extended = bench.data(&report(0x80, 0xff), &[]);
+    assert_eq!(extended[..5], [0xda, 0, 0, 12, 0]);
+    assert_eq!(extended.len(), 16);
+    assert_eq!(bench.data(&report(0x80, 8), &[]).len(), 8);
+    assert_eq!(bench.sense(&report(0, 3), &[]), [5, 0x24, 0]);
+}
+
+#[test]
+fn lists_of_defects_are_empty_in_the_format_asked_for() {
+    let mut bench = Bench::new();
+    for lists in [0x00, 0x08, 0x10, 0x1d] {
+        let ten = [0x37, 0, lists, 0, 0, 0, 0, 0, 0xff, 0];
+        assert_eq!(bench.data(&ten, &[]), [0, lists, 0, 0]);
+        let twelve = [0xb7, lists, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0];
+        assert_eq!(bench.data(&twelve, &[]), [0, lists, 0, 0, 0, 0, 0, 0]);
+    }
+    for cdb in [[0x37, 0, 0x06, 0], [0x37, 0, 0x1f, 0], [0xb7, 0x07, 0, 0]] {
+        assert_eq!(bench.sense(&cdb, &[]), [5, 0x24, 0]);
+    }
+}
+
+#[test]
+fn log_pages_list_each_other() {
+    let mut bench = Bench::new();
+    let page = |page, subpage| [0x4d, 0, page, subpage, 0, 0, 0, 0, 0xff, 0];
+    assert_eq!(bench.data(&page(0x40, 0), &[]), [0, 0, 0, 2, 0, 0x2f]);
+    let pairs = [0x40, 0xff, 0, 6, 0, 0, 0, 0xff, 0x2f, 0];
+    assert_eq!(bench.data(&page(0x40, 0xff), &[]), pairs);
+    for control in [0x00, 0x40, 0x80, 0xc0] {
+        let exceptions = bench.data(&page(control | 0x2f, 0), &[]);
+        assert_eq!(exceptions, [0x2f, 0, 0, 8, 0, 0, 3, 4, 0, 0, 0xff, 0]);
+    }
+    for cdb in [
+        page(0x0c, 0),
+        page(0x2f, 1),
+        page(0x3f, 0xff),
+        [0x4d, 1, 0x2f, 0, 0, 0, 0, 0, 0xff, 0],
+        [0x4d, 0, 0x2f, 0, 0, 0, 1, 0, 0xff, 0],
+    ] {
+        assert_eq!(bench.sense(&cdb, &[]), [5, 0x24, 0], "{cdb:02x?}");
+    }
+}
