@@ -99,6 +99,8 @@ pub enum Notice {
 pub enum Scope {
     /// Those on this unit.
     Unit(UnitId),
+    /// Those on this unit, for another initiator's CLEAR TASK SET: who loses any is told.
+    TaskSet(UnitId),
     /// All.
     All,
 }

@@ -258,6 +258,13 @@ impl Array {
         hit
     }
 
+    /// Commands of `nexus` on `unit` were forgotten because another one cleared the task set.
+    pub(crate) fn tell_commands_cleared(&mut self, nexus: NexusId, unit: UnitId) {
+        if let Some(open) = self.nexuses.get_mut(&nexus) {
+            open.raise(unit, Attention::CommandsCleared);
+        }
+    }
+
     /// Unflushed writes to `unit` are gone: the next flush or forced write of each of
     /// `initiators` fails once with INTERNAL TARGET FAILURE, so that it knows (law D5). Once is
     /// once for a nexus, and again on another one as long as that status is not acknowledged.

@@ -11,6 +11,8 @@ pub(crate) enum Attention {
     PowerOn,
     /// BUS DEVICE RESET FUNCTION OCCURRED: the unit was reset.
     UnitReset,
+    /// COMMANDS CLEARED BY ANOTHER INITIATOR.
+    CommandsCleared,
     /// REPORTED LUNS DATA HAS CHANGED.
     LunsChanged,
     /// NOT READY TO READY CHANGE, MEDIUM MAY HAVE CHANGED.
@@ -28,6 +30,7 @@ impl Attention {
         let [code, qualifier] = match self {
             Self::PowerOn => [0x29, 0x00],
             Self::UnitReset => [0x29, 0x03],
+            Self::CommandsCleared => [0x2f, 0x00],
             Self::LunsChanged => [0x3f, 0x0e],
             Self::MediumLoaded => [0x28, 0x00],
             Self::CapacityChanged => [0x2a, 0x09],
@@ -56,6 +59,7 @@ impl Attentions {
             // SAM-5 §5.14.3: the reset of lower precedence is not reported beside a higher one.
             Attention::UnitReset if self.pending.contains(&Attention::PowerOn) => return,
             Attention::UnitReset
+            | Attention::CommandsCleared
             | Attention::LunsChanged
             | Attention::MediumLoaded
             | Attention::CapacityChanged

@@ -326,12 +326,12 @@ const PAGES: &[Page] = &[
         body: &[0; 18],
         settings: &[Setting::WriteCache],
     },
-    // Control: TST 001b, so that one nexus never clears another's tasks; unrestricted reordering;
-    // unlimited busy time-out.
+    // Control: one task set for all nexuses (TST 000b); unrestricted reordering; unlimited busy
+    // time-out.
     Page {
         code: 0x0a,
         subpage: 0,
-        body: &[0x20, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
+        body: &[0, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
         settings: &[Setting::DescriptorSense, Setting::WriteProtect],
     },
     // Control extension: IALUAE.

@@ -82,7 +82,7 @@ impl Session {
         count
     }
 
-    fn abort_set(&mut self, nexus: NexusId, lun: [u8; 8], array: &Array) -> Outcome {
+    fn abort_set(&mut self, nexus: NexusId, lun: [u8; 8], array: &mut Array) -> Outcome {
         let Some(unit) = array.unit_at(nexus, lun) else {
             return Outcome::NoUnit;
         };
@@ -90,6 +90,7 @@ impl Session {
         Outcome::Complete
     }
 
+    /// The task set of a unit is that of all nexuses (TST 000b of the control mode page).
     fn clear_set(&mut self, nexus: NexusId, lun: [u8; 8], ports: &mut Ports<'_>) -> Outcome {
         let Some(unit) = ports.array.unit_at(nexus, lun) else {
             return Outcome::NoUnit;
@@ -100,7 +101,7 @@ impl Session {
             .filter(|other| *other != nexus)
             .collect();
         for other in others {
-            ports.registry.clear_tasks(other, Scope::Unit(unit));
+            ports.registry.clear_tasks(other, Scope::TaskSet(unit));
         }
         self.clear(Scope::Unit(unit), ports.array);
         Outcome::Complete
@@ -142,11 +143,11 @@ impl Session {
     }
 
     /// Forgets the tasks in a scope, also those whose turn has not come.
-    pub(crate) fn clear(&mut self, scope: Scope, array: &Array) {
+    pub(crate) fn clear(&mut self, scope: Scope, array: &mut Array) {
         let nexus = self.nexus;
         let hit = |lun: [u8; 8], unit: Option<UnitId>| match scope {
             Scope::All => true,
-            Scope::Unit(cleared) => {
+            Scope::Unit(cleared) | Scope::TaskSet(cleared) => {
                 let unit = unit.or_else(|| array.unit_at(nexus?, lun));
                 unit == Some(cleared)
             }
@@ -157,11 +158,15 @@ impl Session {
             .filter(|(_, task)| hit(task.lun, task.unit))
             .map(|(itt, _)| *itt)
             .collect();
-        self.abort_early(|bhs| {
+        let early = self.abort_early(|bhs| {
             bhs.operation() == opcode::COMMAND && hit(bhs.cast::<Command>().lun, None)
         });
+        let lost = early > 0 || !doomed.is_empty();
         for itt in doomed {
             let _ = self.forget(itt);
+        }
+        if let (Scope::TaskSet(unit), Some(nexus), true) = (scope, nexus, lost) {
+            array.tell_commands_cleared(nexus, unit);
         }
     }
 }

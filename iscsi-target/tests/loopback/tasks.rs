@@ -117,6 +117,35 @@ fn a_unit_reset_ends_the_commands_of_others_and_tells_them() {
 }
 
 #[test]
+fn a_cleared_task_set_is_told_to_those_who_lost_a_command() {
+    run(async {
+        let lab = Lab::new().await;
+        let one = lab.session(lab.login()).await;
+        let two = lab.session(lab.login()).await;
+        let idle = lab.session(lab.login()).await;
+        lab.backend.answer(Answers::Held);
+        let theirs = write(&one, 0);
+        let ours = write(&two, 8);
+        held(&lab, 2).await;
+        let clear = Management::ClearTaskSet(LUN);
+        assert_eq!(two.task_management(clear).await.unwrap(), 0);
+        assert_eq!(ours.await.unwrap_err(), InitiatorError::Aborted);
+        lab.backend.answer(Answers::AtOnce);
+        lab.backend.release();
+        for (session, told) in [(&one, Some((6, 0x2f, 0))), (&two, None), (&idle, None)] {
+            let ready = session
+                .execute(LUN, cdb::test_unit_ready(), Bytes::new(), 0)
+                .await
+                .unwrap();
+            assert_eq!(ready.sense_code(), told);
+        }
+        assert!(write(&one, 0).await.unwrap().is_good());
+        one.logout().await.unwrap();
+        assert_eq!(theirs.await.unwrap_err(), InitiatorError::LoggedOut);
+    });
+}
+
+#[test]
 fn a_cold_reset_drops_every_session_after_its_answer() {
     run(async {
         let lab = Lab::new().await;

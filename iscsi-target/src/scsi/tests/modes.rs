@@ -2,7 +2,7 @@
 
 use super::*;
 
-const CONTROL: [u8; 12] = [0x0a, 10, 0x20, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
+const CONTROL: [u8; 12] = [0x0a, 10, 0, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
 
 #[test]
 fn pages_and_headers() {
@@ -62,8 +62,8 @@ fn descriptor_sense_is_set_and_told_to_the_others() {
     let mut list = [&[0; 4][..], &CONTROL].concat();
     list[6] |= 0x04;
     bench.data(&[0x15, 0x10, 0, 0, 16, 0], &list);
-    assert_eq!(bench.data(&[0x1a, 0x08, 0x0a, 0, 0xff, 0], &[])[6], 0x24);
-    assert_eq!(bench.data(&[0x1a, 0x08, 0x8a, 0, 0xff, 0], &[])[6], 0x20);
+    assert_eq!(bench.data(&[0x1a, 0x08, 0x0a, 0, 0xff, 0], &[])[6], 0x04);
+    assert_eq!(bench.data(&[0x1a, 0x08, 0x8a, 0, 0xff, 0], &[])[6], 0);
     let reply = bench.run(&[0xff], &[]);
     assert_eq!(reply.sense.unwrap().to_bytes()[..4], [0x72, 5, 0x20, 0]);
     assert_eq!(bench.sense_of(second, 0, &[0x00]), [6, 0x2a, 0x01]);
@@ -72,7 +72,7 @@ fn descriptor_sense_is_set_and_told_to_the_others() {
     assert!(bench.is_good(second, &[0x00]));
     bench.array.reset(second, ResetScope::Unit([0; 8]));
     assert_eq!(bench.sense(&[0x00], &[]), [6, 0x29, 0x03]);
-    assert_eq!(bench.data(&[0x1a, 0x08, 0x0a, 0, 0xff, 0], &[])[6], 0x20);
+    assert_eq!(bench.data(&[0x1a, 0x08, 0x0a, 0, 0xff, 0], &[])[6], 0);
 }
 
 #[test]
