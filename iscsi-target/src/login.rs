@@ -8,9 +8,9 @@
 //!   Operational          FullFeature            FullFeature
 //! ```
 //!
-//! Who must prove himself with CHAP leaves `Security` only through a right CHAP_R; `Start` to `Operational`
-//! is closed to him. A discovery session proves what the array wants for discovery, if that is
-//! configured, and what its host must prove otherwise.
+//! Who must prove himself with CHAP leaves `Security` only through a right CHAP_R; `Start` to
+//! `Operational` is closed to him. A discovery session proves what the array wants for discovery,
+//! if that is configured, and what its host must prove otherwise.
 
 use std::collections::BTreeSet;
 

@@ -5,8 +5,8 @@
 //!
 //! Invariants: every task in `waiting` is in `tasks`, not charged and not running; `charged_bytes`
 //! is the sum over all charged tasks, `backlog_bytes` over the data of the others and of requests
-//! before their turn, at most [`BACKLOG_MAX_BYTES`]; at most one task reads much more than it is charged for; a discovery
-//! session has neither nexus nor tasks.
+//! before their turn, at most [`BACKLOG_MAX_BYTES`]; at most one task reads much more than it is
+//! charged for; a discovery session has neither nexus nor tasks.
 
 mod command;
 mod control;
