@@ -1,5 +1,7 @@
 //! All units, who sees them, and what each nexus has still to be told.
 
+mod copies;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -7,6 +9,7 @@ use std::rc::Rc;
 use super::attention::{Attention, Attentions};
 use super::block::Work;
 use super::cdb::CDB_BYTES;
+use super::copy::Copies;
 use super::execution::{Execution, Task};
 use super::identify::{self, Place};
 use super::mode::{self, Protection};
@@ -36,6 +39,7 @@ pub struct Array {
     nexus_ids_used: u64,
     target_name: String,
     portals: Vec<Portal>,
+    copies: Copies,
     cache_losses: BTreeSet<(UnitId, String)>,
     cache_losses_told: Vec<(UnitId, String)>,
 }
@@ -143,6 +147,8 @@ impl Array {
         hosts::check_secrets(&config.hosts, config.discovery.as_ref())?;
         (self.units, self.hosts) = (units, hosts);
         self.discovery = config.discovery;
+        self.copies
+            .forget_of(|id| !self.units.contains_key(&id.unit));
         let mut applied = Applied::default();
         for (id, open) in &mut self.nexuses {
             let owner = self.hosts.owner(&open.nexus.initiator);
@@ -219,6 +225,7 @@ impl Array {
     /// Closes a nexus: no command of it is admitted any more (law T1).
     pub fn close(&mut self, nexus: NexusId) {
         self.nexuses.remove(&nexus);
+        self.copies.forget_of(|id| id.nexus == nexus);
         for unit in self.units.values_mut() {
             unit.forget(nexus);
         }
@@ -248,6 +255,7 @@ impl Array {
                 .get_mut(&id)
                 .expect("views map to units that exist");
             unit.reset();
+            self.copies.forget_of(|copy| copy.unit == id);
             for (nexus, open) in self.nexuses.iter_mut().filter(|(_, open)| open.sees(id)) {
                 open.raise(id, attention);
                 hit.push(*nexus);
@@ -404,6 +412,8 @@ impl Array {
                 | Command::ReportOpcodes { .. }
                 | Command::ReportPortGroups { .. }
                 | Command::Report { .. }
+                | Command::ExtendedCopy { .. }
+                | Command::CopyResults { .. }
                 | Command::ModeSense(_)
                 | Command::ModeSelect { .. }
                 | Command::StartStop { .. }
@@ -431,7 +441,9 @@ impl Array {
         if opcodes::asks_naca(cdb) {
             return Err(Sense::CDB_FIELD);
         }
-        if opcode.effect() == Effect::Changes && self.protection(ask) != Protection::None {
+        if opcode.effect() == Effect::Changes
+            && unit.protection(ask.access, &ask.geometry) != Protection::None
+        {
             return Err(Sense::WRITE_PROTECTED);
         }
         let command = (opcode.parse)(cdb)?;
@@ -495,9 +507,15 @@ impl Array {
                 report,
                 allocation_bytes,
             } => Reply::truncated(report::constant(report), allocation_bytes),
+            Command::ExtendedCopy { list_bytes } => return self.start_copy(list_bytes, ask),
+            Command::CopyResults {
+                query,
+                allocation_bytes,
+            } => Reply::truncated(self.copy_results(query, ask)?, allocation_bytes),
             Command::ModeSense(sense) => {
-                let protection = self.protection(ask);
-                let data = mode::sense(&sense, &self.units[&ask.unit].mode, geometry, protection)?;
+                let unit = &self.units[&ask.unit];
+                let protection = unit.protection(ask.access, geometry);
+                let data = mode::sense(&sense, &unit.mode, geometry, protection)?;
                 Reply::truncated(data, sense.allocation_bytes)
             }
             Command::ModeSelect { header, list_bytes } => {
@@ -525,18 +543,6 @@ impl Array {
             return Err(Sense::CDB_FIELD);
         }
         Ok(self.execute(ask, Task::Blocks(work), data_out_bytes))
-    }
-
-    /// Whether the unit may be changed through this nexus: as mapped, as stored, and as initiators
-    /// set it.
-    fn protection(&self, ask: &Ask) -> Protection {
-        let unit = &self.units[&ask.unit];
-        let read_only = ask.access == Access::ReadOnly || ask.geometry.read_only;
-        if read_only || unit.mode.is_write_protected() {
-            Protection::WriteProtected
-        } else {
-            Protection::None
-        }
     }
 
     fn execute(&self, ask: &Ask, task: Task, data_out_bytes: usize) -> Start {

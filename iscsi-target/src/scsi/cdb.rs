@@ -99,6 +99,15 @@ layout!(
     }
 );
 layout!(
+    /// EXTENDED COPY, with the length of the list. RECEIVE COPY RESULTS has the same shape with the
+    /// list identifier and an allocation length.
+    ThirdPartyCopy, 16,
+    {
+        opcode: u8, service_action: u8, list_id: u8, reserved: [u8; 7], len_bytes: U32,
+        also_reserved: u8, control: u8,
+    }
+);
+layout!(
     /// LOG SENSE.
     LogSense, 10,
     {

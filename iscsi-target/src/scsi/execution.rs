@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::array::{Array, NexusId};
 use super::block::{Next, Work};
+use super::copy::Copying;
 use super::parse::ModeHeader;
 use super::sense::{self, Sense};
 use super::{Reply, Step};
@@ -28,6 +29,7 @@ pub struct Execution {
 pub(crate) enum Task {
     Blocks(Work),
     ModeSelect(ModeHeader),
+    Copy(Copying),
 }
 
 impl Execution {
@@ -60,23 +62,34 @@ impl Execution {
             Task::ModeSelect(header) => array
                 .select_mode(self.nexus, self.unit, *header, &data_out)
                 .map(|()| Next::Answer(Reply::good())),
+            Task::Copy(copying) => copying.begin(array, &data_out),
         };
         self.step(array, next)
     }
 
     /// Goes on with the outcome of what the last [`Step::Io`] asked for.
     pub fn done(&mut self, array: &mut Array, outcome: Result<Done, BackendError>) -> Step {
-        let Task::Blocks(work) = &mut self.task else {
-            unreachable!("only work on blocks asks the backend")
-        };
-        let next = match outcome {
-            Ok(done) => work.advance(done),
-            Err(error) => match sense::of_backend_error(error, work.doing()) {
+        let next = match (&mut self.task, outcome) {
+            (Task::Blocks(work), Ok(done)) => work.advance(done),
+            (Task::Blocks(work), Err(error)) => {
+                match sense::of_backend_error(error, work.doing()) {
+                    Some(sense) => Err(sense),
+                    None => return Step::Drop,
+                }
+            }
+            (Task::Copy(copying), Ok(done)) => copying.advance(array, done),
+            (Task::Copy(copying), Err(error)) => match copying.fail(array, error) {
                 Some(sense) => Err(sense),
                 None => return Step::Drop,
             },
+            (Task::ModeSelect(_), _) => unreachable!("it asks no backend"),
         };
         self.step(array, next)
+    }
+
+    /// Whether what it has read so far takes no memory any more.
+    pub(crate) fn has_let_go(&self) -> bool {
+        matches!(&self.task, Task::Copy(copying) if copying.is_between_pieces())
     }
 
     /// Whether its answer is the news of a lost cache (law D5).
@@ -90,6 +103,7 @@ impl Execution {
                 backend: Rc::clone(&self.backend),
                 request,
             },
+            Ok(Next::AskOf(backend, request)) => Step::Io { backend, request },
             Ok(Next::Answer(reply)) => Step::Done(reply),
             Err(sense) => {
                 if self.tells_cache_loss() {

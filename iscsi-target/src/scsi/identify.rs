@@ -3,6 +3,7 @@
 use super::array::Portal;
 use super::block::{COMPARE_AND_WRITE_MAX_BLOCKS, TRANSFER_MAX_BYTES};
 use super::block::{UNMAP_MAX_BLOCKS, UNMAP_MAX_DESCRIPTORS};
+use super::copy;
 use super::sense::Sense;
 use super::unit::Unit;
 use crate::backend::Geometry;
@@ -21,7 +22,7 @@ pub(crate) fn standard(unit: &Unit) -> Vec<u8> {
     if unit.is_removable() {
         data[1] = RMB;
     }
-    data[5] = TPGS_IMPLICIT;
+    data[5] = TPGS_IMPLICIT | THIRD_PARTY_COPY;
     data[6] = MULTIP;
     data[7] = CMDQUE;
     // SAM-5, iSCSI, SPC-4, SBC-3, none with a version claimed (SPC-4 §6.6.2).
@@ -53,6 +54,7 @@ pub(crate) fn vital(
         // One policy for every page and subpage: shared by all nexuses.
         0x87 => vec![0x3f, 0xff, 0x00, 0x00],
         0x88 => ports(place),
+        0x8f => copy::vital(),
         0xb0 => limits(geometry),
         0xb1 => characteristics(),
         0xb2 => provisioning(geometry),
@@ -93,7 +95,7 @@ fn revision() -> [u8; 4] {
 /// Device identification (SPC-4 §7.8.6): the unit, the port it is seen through, the device.
 fn identification(unit: &Unit, place: &Place<'_>) -> Vec<u8> {
     let mut data = Vec::new();
-    designator(&mut data, 0x01, 0x03, &unit.naa());
+    designator(&mut data, 0x01, 0x03, &unit.naa);
     let mut vendor = VENDOR.to_vec();
     vendor.extend(unit.serial().into_bytes());
     designator(&mut data, 0x02, 0x01, &vendor);
@@ -202,6 +204,7 @@ const RMB: u8 = 0x80;
 const SPC_4: u8 = 0x06;
 const HISUP: u8 = 0x10;
 const TPGS_IMPLICIT: u8 = 0x10;
+const THIRD_PARTY_COPY: u8 = 0x08;
 const MULTIP: u8 = 0x10;
 const CMDQUE: u8 = 0x02;
 const LBPU: u8 = 0x80;
@@ -210,7 +213,7 @@ const LBPWS10: u8 = 0x20;
 const LBPRZ: u8 = 0x04;
 
 /// Pages of vital product data, in ascending order.
-const PAGES: &[u8] = &[0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2];
+const PAGES: &[u8] = &[0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2];
 
 /// What initiators should send at once.
 const TRANSFER_OPTIMAL_BYTES: u64 = 1 << 20;

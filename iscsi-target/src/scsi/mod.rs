@@ -22,6 +22,7 @@ mod array;
 mod attention;
 mod block;
 mod cdb;
+mod copy;
 mod execution;
 mod identify;
 mod mode;

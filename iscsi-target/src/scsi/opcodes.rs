@@ -3,6 +3,7 @@
 
 use super::Reply;
 use super::cdb::CDB_BYTES;
+use super::copy;
 use super::parse::{self, OpcodeQuery, Parse, Timeouts};
 use super::sense::Sense;
 
@@ -244,6 +245,8 @@ const fn acts(
 }
 
 const ADDRESS_6: &[u8] = &[0x1f, 0xff, 0xff, 0xff];
+const COPY: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F];
+const COPY_RESULTS: &[u8] = &[0, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F];
 const NOTHING: &[u8] = &[];
 const F: u8 = 0xff;
 
@@ -400,6 +403,28 @@ const OPCODES: &[Opcode] = &[
         parse::mode_sense_10,
         Conflict::Exclusive,
         &[0x18, F, F, 0, 0, 0, F, F],
+    ),
+    acts(0x83, 0x00, copy::extended_copy, Conflict::Always, COPY),
+    acts(
+        0x84,
+        0x00,
+        copy::copy_results,
+        Conflict::Always,
+        COPY_RESULTS,
+    ),
+    acts(
+        0x84,
+        0x03,
+        copy::copy_results,
+        Conflict::Always,
+        COPY_RESULTS,
+    ),
+    acts(
+        0x84,
+        0x04,
+        copy::copy_results,
+        Conflict::Always,
+        COPY_RESULTS,
     ),
     changes(
         0x8b,

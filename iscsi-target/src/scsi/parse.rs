@@ -5,6 +5,7 @@ use super::cdb::{
     MaintenanceIn, Mode6, Mode10, ReadDefects10, ReadDefects12, ReportLuns, RequestSense,
     StartStop, Unmap, view,
 };
+use super::copy::CopyQuery;
 use super::sense::{Sense, SenseFormat};
 use super::tray::{Removal, TrayMove};
 use crate::backend::{Fua, MayUnmap};
@@ -36,6 +37,13 @@ pub(crate) enum Command {
     },
     Report {
         report: Report,
+        allocation_bytes: usize,
+    },
+    ExtendedCopy {
+        list_bytes: usize,
+    },
+    CopyResults {
+        query: CopyQuery,
         allocation_bytes: usize,
     },
     ModeSense(ModeSense),
@@ -680,7 +688,7 @@ fn mode_select(flags: u8, header: ModeHeader, list_bytes: usize) -> Result<Comma
 }
 
 /// A 32-bit length; `usize` is never smaller here.
-fn size(len_bytes: u32) -> usize {
+pub(crate) fn size(len_bytes: u32) -> usize {
     const { assert!(size_of::<usize>() >= size_of::<u32>()) };
     len_bytes as usize
 }

@@ -40,6 +40,8 @@ pub enum SenseKey {
     UnitAttention = 0x6,
     /// No change is allowed.
     DataProtect = 0x7,
+    /// A copy was given up.
+    CopyAborted = 0xa,
     /// The command was given up.
     AbortedCommand = 0xb,
     /// Compared data differ.
@@ -65,6 +67,8 @@ pub struct Sense {
     pub code: [u8; 2],
     /// INFORMATION field: for MISCOMPARE the offset of the first different byte.
     pub information: Option<u64>,
+    /// COMMAND-SPECIFIC INFORMATION field: the segment of a copy that failed.
+    pub segment: Option<u16>,
     /// Layout of [`Sense::to_bytes`].
     pub format: SenseFormat,
 }
@@ -84,6 +88,32 @@ impl Sense {
     pub const NO_UNIT: Self = Self::new(SenseKey::IllegalRequest, 0x25, 0x00);
     /// INVALID FIELD IN PARAMETER LIST.
     pub const LIST_FIELD: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x00);
+    /// TOO MANY TARGET DESCRIPTORS.
+    pub const TOO_MANY_CSCDS: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x06);
+    /// UNSUPPORTED TARGET DESCRIPTOR TYPE CODE.
+    pub const CSCD_KIND: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x07);
+    /// TOO MANY SEGMENT DESCRIPTORS.
+    pub const TOO_MANY_SEGMENTS: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x08);
+    /// UNSUPPORTED SEGMENT DESCRIPTOR TYPE CODE.
+    pub const SEGMENT_KIND: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x09);
+    /// INLINE DATA LENGTH EXCEEDED.
+    pub const INLINE_DATA: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x0b);
+    /// OPERATION IN PROGRESS.
+    pub const OPERATION_IN_PROGRESS: Self = Self::new(SenseKey::IllegalRequest, 0x00, 0x16);
+    /// INSUFFICIENT RESOURCES.
+    pub const RESOURCES: Self = Self::new(SenseKey::IllegalRequest, 0x55, 0x03);
+    /// A segment of a copy could not be processed.
+    pub const COPY_ABORTED: Self = Self::new(SenseKey::CopyAborted, 0x00, 0x00);
+    /// UNREACHABLE COPY TARGET: a segment names a CSCD that is not in the list.
+    pub const NO_SUCH_CSCD: Self = Self::new(SenseKey::CopyAborted, 0x08, 0x04);
+    /// THIRD PARTY DEVICE FAILURE.
+    pub const THIRD_PARTY_FAILURE: Self = Self::new(SenseKey::CopyAborted, 0x0d, 0x01);
+    /// COPY TARGET DEVICE NOT REACHABLE.
+    pub const CSCD_NOT_REACHABLE: Self = Self::new(SenseKey::CopyAborted, 0x0d, 0x02);
+    /// INCORRECT COPY TARGET DEVICE TYPE.
+    pub const CSCD_TYPE: Self = Self::new(SenseKey::CopyAborted, 0x0d, 0x03);
+    /// COPY SEGMENT GRANULARITY VIOLATION.
+    pub const COPY_GRANULARITY: Self = Self::new(SenseKey::CopyAborted, 0x26, 0x0d);
     /// SAVING PARAMETERS NOT SUPPORTED.
     pub const SAVING: Self = Self::new(SenseKey::IllegalRequest, 0x39, 0x00);
     /// MEDIUM NOT PRESENT.
@@ -114,6 +144,7 @@ impl Sense {
             key,
             code: [code, qualifier],
             information: None,
+            segment: None,
             format,
         }
     }
@@ -123,6 +154,15 @@ impl Sense {
         Self {
             information: Some(offset_bytes),
             ..Self::MISCOMPARE
+        }
+    }
+
+    /// The same sense about a segment of a copy.
+    #[must_use]
+    pub const fn in_segment(self, segment: u16) -> Self {
+        Self {
+            segment: Some(segment),
+            ..self
         }
     }
 
@@ -151,18 +191,25 @@ impl Sense {
             sense[3..7].copy_from_slice(&information.to_be_bytes());
         }
         sense[7] = 10;
+        if let Some(segment) = self.segment {
+            sense[10..12].copy_from_slice(&segment.to_be_bytes());
+        }
         sense[12..14].copy_from_slice(&self.code);
         Bytes::copy_from_slice(&sense)
     }
 
-    /// SPC-4 §4.5.2.1 and §4.5.2.2.
+    /// SPC-4 §4.5.2.1 to §4.5.2.3.
     fn descriptor(&self) -> Bytes {
         let mut sense = vec![0x72, self.key as u8, self.code[0], self.code[1], 0, 0, 0, 0];
         if let Some(information) = self.information {
-            sense[7] = 12;
             sense.extend([0x00, 0x0a, 0x80, 0x00]);
             sense.extend(information.to_be_bytes());
         }
+        if let Some(segment) = self.segment {
+            sense.extend([0x01, 0x0a, 0x00, 0x00]);
+            sense.extend((u64::from(segment) << 32).to_be_bytes());
+        }
+        sense[7] = u8::try_from(sense.len() - 8).expect("two descriptors at most");
         sense.into()
     }
 }

@@ -5,16 +5,18 @@ use std::rc::Rc;
 use sha2::{Digest, Sha256};
 
 use super::array::{NexusId, UnitConfig};
-use super::mode::ModeState;
+use super::mode::{ModeState, Protection};
 use super::opcodes::Abilities;
 use super::sense::SenseFormat;
 use super::tray::{Medium, Removal, Tray};
 use crate::backend::{Backend, Geometry};
-use crate::hosts::{ConfigError, UnitId};
+use crate::hosts::{Access, ConfigError, UnitId};
 
 /// A unit. Both boxes derive the same identity from the same id.
 pub(crate) struct Unit {
     pub(crate) id: UnitId,
+    /// Locally assigned NAA designator (SPC-4 §7.8.6.6.4): 3h, then 60 bits derived from the id.
+    pub(crate) naa: [u8; 8],
     pub(crate) backend: Rc<dyn Backend>,
     pub(crate) mode: ModeState,
     /// The capacity that initiators know.
@@ -46,6 +48,7 @@ impl Unit {
         let announced_blocks = earlier.map_or(geometry.blocks, |unit| unit.announced_blocks);
         Ok(Self {
             id,
+            naa: naa(id),
             backend,
             mode,
             announced_blocks,
@@ -83,6 +86,16 @@ impl Unit {
         }
     }
 
+    /// Whether it may be changed: as mapped, as stored, and as initiators set it.
+    pub(crate) fn protection(&self, access: Access, geometry: &Geometry) -> Protection {
+        let read_only = access == Access::ReadOnly || geometry.read_only;
+        if read_only || self.mode.is_write_protected() {
+            Protection::WriteProtected
+        } else {
+            Protection::None
+        }
+    }
+
     pub(crate) fn sense_format(&self) -> SenseFormat {
         self.mode.sense_format()
     }
@@ -91,17 +104,16 @@ impl Unit {
     pub(crate) fn serial(&self) -> String {
         format!("{:032x}", self.id.0)
     }
+}
 
-    /// Locally assigned NAA designator (SPC-4 §7.8.6.6.4): 3h, then 60 bits derived from the id.
-    pub(crate) fn naa(&self) -> [u8; 8] {
-        let mut hash = Sha256::new();
-        hash.update(b"twinsan unit naa");
-        hash.update(self.id.0.to_be_bytes());
-        let mut naa = [0; 8];
-        naa.copy_from_slice(&hash.finalize()[..8]);
-        naa[0] = 0x30 | naa[0] & 0x0f;
-        naa
-    }
+fn naa(id: UnitId) -> [u8; 8] {
+    let mut hash = Sha256::new();
+    hash.update(b"twinsan unit naa");
+    hash.update(id.0.to_be_bytes());
+    let mut naa = [0; 8];
+    naa.copy_from_slice(&hash.finalize()[..8]);
+    naa[0] = 0x30 | naa[0] & 0x0f;
+    naa
 }
 
 fn check(geometry: &Geometry) -> Result<(), &'static str> {

@@ -50,11 +50,28 @@ pub(super) struct Task {
 }
 
 /// Tasks that read more from the backend than their expected length lets one think, for example
-/// because it is zero. They go one at a time, so that they cannot take all memory.
+/// because it is zero. They go one at a time, so that they cannot take all memory. A task that lets
+/// go of what it has read stands in line again for its next piece.
 #[derive(Default)]
 pub(super) struct Excess {
     holder: Option<Itt>,
     parked: VecDeque<(Itt, Rc<dyn Backend>, Request)>,
+}
+
+impl Excess {
+    /// Whether it is this task's turn. Who parks goes first.
+    fn take(&mut self, itt: Itt) -> bool {
+        if self.holder.is_none() && self.parked.is_empty() {
+            self.holder = Some(itt);
+        }
+        self.holder == Some(itt)
+    }
+
+    fn release(&mut self, itt: Itt) {
+        if self.holder == Some(itt) {
+            self.holder = None;
+        }
+    }
 }
 
 impl std::fmt::Debug for Excess {
@@ -86,6 +103,11 @@ impl Task {
             return None;
         };
         execution.tells_cache_loss().then(|| execution.unit())
+    }
+
+    /// Whether what it has read from the backend takes no memory any more.
+    fn has_let_go(&self) -> bool {
+        matches!(&self.work, Work::Run(execution) if execution.has_let_go())
     }
 
     pub(super) fn is_read(&self) -> bool {
@@ -450,14 +472,14 @@ impl Session {
             .get_mut(&itt)
             .expect("only tasks that are there ask");
         if let Request::Read { len_bytes, .. } = &request {
+            if task.has_let_go() {
+                task.read_bytes = 0;
+                self.excess.release(itt);
+            }
             task.read_bytes += len_bytes;
-            let holder = self.excess.holder.unwrap_or(itt);
-            if task.read_bytes > task.charge_bytes + EXCESS_FREE_BYTES {
-                if holder != itt {
-                    self.excess.parked.push_back((itt, backend, request));
-                    return;
-                }
-                self.excess.holder = Some(itt);
+            if task.read_bytes > task.charge_bytes + EXCESS_FREE_BYTES && !self.excess.take(itt) {
+                self.excess.parked.push_back((itt, backend, request));
+                return;
             }
         }
         let tag = task.tag(itt);
@@ -477,9 +499,7 @@ impl Session {
     pub(super) fn forget(&mut self, itt: Itt) -> Option<Task> {
         let task = self.tasks.remove(&itt)?;
         self.excess.parked.retain(|(parked, ..)| *parked != itt);
-        if self.excess.holder == Some(itt) {
-            self.excess.holder = None;
-        }
+        self.excess.release(itt);
         if task.charged {
             self.charged_bytes -= task.charge_bytes;
         } else {

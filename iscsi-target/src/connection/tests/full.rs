@@ -10,7 +10,7 @@ use crate::pdu::r2t::R2t;
 use crate::pdu::reject::Reject;
 use crate::pdu::{logout, task, text};
 
-const NEXT: u32 = FIRST + 1;
+pub(super) const NEXT: u32 = FIRST + 1;
 
 fn kinds(replies: &[Reply]) -> Vec<u8> {
     replies.iter().map(|reply| reply.bhs.opcode).collect()

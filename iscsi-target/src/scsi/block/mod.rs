@@ -6,13 +6,14 @@ mod provision;
 mod transfer;
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::Reply;
 use super::parse::{Check, Extent, Pattern};
 use super::sense::{Doing, Sense};
-use crate::backend::{Done, Fua, Geometry, MayUnmap, Request};
+use crate::backend::{Backend, Done, Fua, Geometry, MayUnmap, Request};
 use compare::{Comparing, Merging, compare_and_write};
 use provision::{Repeating, discard, unmap_list};
 pub(crate) use provision::{Scanning, UNMAP_MAX_BLOCKS, UNMAP_MAX_DESCRIPTORS};
@@ -75,6 +76,8 @@ pub(crate) struct Span {
 /// What follows.
 pub(crate) enum Next {
     Ask(Request),
+    /// The same of another unit's store.
+    AskOf(Rc<dyn Backend>, Request),
     Answer(Reply),
 }
 
@@ -281,6 +284,16 @@ impl Span {
         })
     }
 
+    /// The bytes of a side of a copy, if they are whole blocks on the medium.
+    pub(crate) fn copied(lba: u64, len_bytes: u64, geometry: &Geometry) -> Result<Self, Sense> {
+        let block_bytes = u64::from(geometry.block_bytes);
+        if !len_bytes.is_multiple_of(block_bytes) {
+            return Err(Sense::COPY_GRANULARITY);
+        }
+        let blocks = len_bytes / block_bytes;
+        Self::of(Extent { lba, blocks }, geometry).map_err(|_| Sense::COPY_ABORTED)
+    }
+
     /// The bytes from `lba` to the end of the medium.
     fn to_end(lba: u64, geometry: &Geometry) -> Result<Self, Sense> {
         Self::of(
@@ -301,8 +314,28 @@ impl Span {
         }
     }
 
+    pub(crate) fn offset_bytes(&self) -> u64 {
+        self.offset_bytes
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// The part of a span from `start_bytes` on.
+    pub(crate) fn part(&self, start_bytes: u64, len_bytes: u64) -> Self {
+        assert!(
+            start_bytes + len_bytes <= self.len_bytes,
+            "a part is inside"
+        );
+        Self {
+            offset_bytes: self.offset_bytes + start_bytes,
+            len_bytes,
+        }
+    }
+
     /// Length of a span that is sent at once.
-    fn transfer_bytes(&self) -> usize {
+    pub(crate) fn transfer_bytes(&self) -> usize {
         usize::try_from(self.len_bytes).expect("spans of transfers are bounded when parsed")
     }
 

@@ -7,7 +7,7 @@ fn standard_inquiry() {
     let mut bench = Bench::new();
     let data = bench.data(&[0x12, 0, 0, 0, 0xff, 0], &[]);
     assert_eq!(data.len(), 96);
-    assert_eq!(data[..8], [0x00, 0x00, 0x06, 0x12, 91, 0x10, 0x10, 0x02]);
+    assert_eq!(data[..8], [0x00, 0x00, 0x06, 0x12, 91, 0x18, 0x10, 0x02]);
     assert_eq!(&data[8..16], b"TWINSAN ");
     assert_eq!(&data[16..32], b"VIRTUAL-DISK    ");
     assert!(data[32].is_ascii_digit());

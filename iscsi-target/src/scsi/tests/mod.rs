@@ -1,6 +1,7 @@
 //! Units from the outside: CDBs in, replies out.
 
 mod blocks;
+mod copies;
 mod identity;
 mod masking;
 mod modes;
