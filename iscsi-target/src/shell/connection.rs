@@ -17,8 +17,6 @@ use crate::connection::{CloseReason, Connection, Input, Manner, Output};
 use crate::registry::ConnectionId;
 use crate::types::Time;
 
-/// How much is read at once.
-const READ_BYTES: usize = 64 * 1024;
 /// Data segments with at least this much missing are read straight into their buffer.
 const LAND_MIN_BYTES: usize = 8 * 1024;
 /// Most ranges of one gathered write.
@@ -36,6 +34,7 @@ pub(super) struct Conversation {
     connection: Connection,
     stream: Option<TcpStream>,
     queue: CompletionQueue,
+    /// The beginning of a header that is not complete: never more than one.
     input: BytesMut,
     alarm: Option<(Time, Pin<Box<Sleep>>)>,
     closing: Option<Manner>,
@@ -147,35 +146,47 @@ impl Conversation {
             return Progress::None;
         };
         let landing = self.connection.landing();
-        let (result, landed) = match landing {
+        let (result, received) = match landing {
             Some((buffer, missing)) if missing >= LAND_MIN_BYTES && self.input.is_empty() => {
                 let mut room = buffer.limit(missing);
-                (pin!(stream.read_buf(&mut room)).poll(cx), true)
+                (pin!(stream.read_buf(&mut room)).poll(cx), None)
             }
             Some(_) | None => {
-                self.input
-                    .reserve(READ_BYTES.saturating_sub(self.input.len()));
-                (pin!(stream.read_buf(&mut self.input)).poll(cx), false)
+                let mut received = self.inner.borrow_buffer();
+                received.extend_from_slice(&self.input);
+                let result = pin!(stream.read_buf(&mut received)).poll(cx);
+                (result, Some(received))
             }
         };
-        match result {
-            Poll::Pending => return Progress::None,
-            Poll::Ready(Ok(0) | Err(_)) => {
+        let (progress, received) = match (result, received) {
+            (Poll::Pending, received) => (Progress::None, received),
+            (Poll::Ready(Ok(0) | Err(_)), received) => {
                 self.feed(now, Input::Disconnected);
                 self.stream = None;
+                (Progress::Some, received)
             }
-            Poll::Ready(Ok(len)) if landed => self.feed(now, Input::Landed(len)),
-            Poll::Ready(Ok(_)) if self.connection.is_closed() => self.input.clear(),
-            Poll::Ready(Ok(_)) => {
-                let connection = &mut self.connection;
-                let input = &mut self.input;
-                self.inner.with_ports(|ports| {
-                    connection.handle(now, Input::Received(input), ports);
-                });
-                self.drain();
+            (Poll::Ready(Ok(len)), None) => {
+                self.feed(now, Input::Landed(len));
+                (Progress::Some, None)
             }
+            (Poll::Ready(Ok(_)), Some(received)) => {
+                (Progress::Some, Some(self.take_in(now, received)))
+            }
+        };
+        if let Some(received) = received {
+            self.inner.return_buffer(received);
         }
-        Progress::Some
+        progress
+    }
+
+    /// Hands over what was received; keeps what the core cannot use yet.
+    fn take_in(&mut self, now: Time, mut received: BytesMut) -> BytesMut {
+        if !self.connection.is_closed() {
+            self.feed(now, Input::Received(&mut received));
+            self.input.clear();
+            self.input.extend_from_slice(&received);
+        }
+        received
     }
 
     fn write(&mut self, now: Time, cx: &mut Context<'_>) -> Progress {

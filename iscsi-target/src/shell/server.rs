@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use core::net::SocketAddr;
 
+use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -23,6 +24,8 @@ use crate::registry::{ConnectionId, DropReason, Limits, Notice, Registry, Room, 
 use crate::scsi::{self, Array, ArrayConfig};
 use crate::types::{PortalTag, Time};
 
+/// How much is read at once.
+const READ_BYTES: usize = 64 * 1024;
 /// How long to wait when the system has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,6 +53,8 @@ pub(super) struct Inner {
     lines: RefCell<BTreeMap<ConnectionId, Rc<Line>>>,
     portals: RefCell<BTreeMap<u64, Rc<OpenPortal>>>,
     ids_used: Cell<u64>,
+    /// What connections receive into, one after the other: an idle one holds no buffer.
+    buffer: Cell<BytesMut>,
     origin: Instant,
 }
 
@@ -81,6 +86,7 @@ impl Target {
             lines: RefCell::default(),
             portals: RefCell::default(),
             ids_used: Cell::new(0),
+            buffer: Cell::default(),
             origin: Instant::now(),
         };
         Self {
@@ -229,6 +235,18 @@ impl Inner {
         };
         self.deliver();
         result
+    }
+
+    /// An empty buffer for what comes in.
+    pub(super) fn borrow_buffer(&self) -> BytesMut {
+        let mut buffer = self.buffer.take();
+        buffer.clear();
+        buffer.reserve(READ_BYTES);
+        buffer
+    }
+
+    pub(super) fn return_buffer(&self, buffer: BytesMut) {
+        self.buffer.set(buffer);
     }
 
     fn deliver(&self) {

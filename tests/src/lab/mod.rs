@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 
 pub use self::initiator::Initiator;
 pub use self::network::{Direction, Loopback, Net, Network, Place};
-pub use self::process::Process;
+pub use self::process::{Process, memory_kib, open_files};
 pub use self::status::Status;
 
 /// Longest wait for a state that must come; a hang ends here, nothing is measured with it.

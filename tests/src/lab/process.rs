@@ -109,6 +109,30 @@ impl Drop for Process {
     }
 }
 
+/// Memory of a process that is in use (`VmRSS`), in KiB.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn memory_kib(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{path} has no VmRSS"))
+}
+
+/// File descriptors that a process has open.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn open_files(pid: u32) -> usize {
+    let path = format!("/proc/{pid}/fd");
+    let files = std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    files.count()
+}
+
 /// Opens a log to add to it.
 pub(super) fn append(log: &Path) -> File {
     OpenOptions::new()
