@@ -11,6 +11,7 @@ pub mod lab;
 pub mod net;
 pub mod node;
 pub mod oracle;
+pub mod peers;
 pub mod rng;
 pub mod script;
 pub mod swarm;

@@ -39,6 +39,16 @@ pub fn provide(packages: &[Package]) -> Result<(), String> {
     }
 }
 
+/// Whether the packages are there; nothing is installed. An error is the line that would.
+pub fn demand(packages: &[Package]) -> Result<(), String> {
+    let missing = missing(packages, is_there);
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(install_line(&missing))
+    }
+}
+
 fn missing(packages: &[Package], is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
     packages
         .iter()
