@@ -251,7 +251,7 @@ const PROTECTED: [u8; 16] = [
     0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0x08, 0, 0, 0, 0xff, 0xff, 0, 0,
 ];
 
-/// Runs a copy of two pieces up to `steps` answers of the store, lets `between` happen, and goes on.
+/// Runs a copy of two pieces up to `steps` answers of the store, lets `between` happen, goes on.
 fn interrupted(pair: &mut Pair, steps: usize, between: impl FnOnce(&mut Pair)) -> Reply {
     let list = list(
         3,
