@@ -74,6 +74,8 @@ pub enum Expect {
     Swarm,
     /// Prints `K of N mutants killed` last: a mutant that survives is a failure.
     Kills,
+    /// A run of libFuzzer that ends with 0 and has executed something: one check.
+    Fuzz,
 }
 
 /// How a command ended.
@@ -129,6 +131,7 @@ pub fn judge(expect: Expect, end: End, output: &str) -> Verdict {
         Expect::FailureNamingBlock => failure_naming_block(end, output),
         Expect::RustTests => counted(rust_tests(output), end),
         Expect::Swarm => believed(swarm(output), "`swarm: N histories, F failed`", end),
+        Expect::Fuzz => fuzz(end, output),
         Expect::Kills => believed(kills(output), "`K of N mutants killed`", end),
     }
 }
@@ -232,6 +235,58 @@ fn kills(output: &str) -> Option<Counts> {
     })
 }
 
+fn fuzz(end: End, output: &str) -> Verdict {
+    match (end, fuzzing(output)) {
+        (
+            End::Status(0),
+            Some(Fuzzing {
+                executions: 1.., ..
+            }),
+        ) => Verdict::passed(),
+        (End::Status(0), _) => Verdict::failed("nothing was executed"),
+        (bad, _) => Verdict::failed(ended(bad)),
+    }
+}
+
+/// What a run of libFuzzer came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fuzzing {
+    /// Inputs that were run.
+    pub executions: u64,
+    /// Edges of the program that no seed had reached.
+    pub new_edges: u64,
+}
+
+impl fmt::Display for Fuzzing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            executions,
+            new_edges,
+        } = self;
+        write!(f, "{executions} executions, {new_edges} new edges")
+    }
+}
+
+/// Reads the statistics of libFuzzer (`-print_final_stats=1`), if they are there.
+#[must_use]
+pub fn fuzzing(output: &str) -> Option<Fuzzing> {
+    let executions = output
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))?;
+    let edges = |word: &str| -> Option<u64> {
+        let line = output
+            .lines()
+            .rev()
+            .find(|line| line.starts_with('#') && line.split_whitespace().nth(1) == Some(word))?;
+        let (_, after) = line.split_once(" cov: ")?;
+        after.split_whitespace().next()?.parse().ok()
+    };
+    Some(Fuzzing {
+        executions: executions.trim().parse().ok()?,
+        new_edges: edges("DONE")?.saturating_sub(edges("INITED")?),
+    })
+}
+
 fn names_block(line: &str) -> bool {
     let lower = line.to_lowercase();
     lower.split("block").skip(1).any(|after| {
@@ -302,6 +357,31 @@ mod tests {
         let verdict = judge(Expect::RustTests, OK, &alone);
         assert_eq!(verdict.counts, counts(0, 1, 0));
         assert_eq!(verdict.reason.as_deref(), Some("no test ran"));
+    }
+
+    #[test]
+    fn a_fuzzer_has_executed_something() {
+        let output = |executions: &str| {
+            format!(
+                "#40\tINITED cov: 1570 ft: 2410 corp: 38/20Kb\n\
+                 #99\tNEW    cov: 1571 ft: 2411 corp: 39/20Kb\n\
+                 #563728\tDONE   cov: 2329 ft: 6609 corp: 821/1373Kb\n\
+                 stat::number_of_executed_units: {executions}\n\
+                 stat::new_units_added:          3202\n"
+            )
+        };
+        let verdict = judge(Expect::Fuzz, OK, &output("563728"));
+        assert_eq!(verdict.counts, Counts::PASS);
+        let told = fuzzing(&output("563728")).expect("it is there").to_string();
+        assert_eq!(told, "563728 executions, 759 new edges");
+        for (end, output) in [
+            (OK, output("0")),
+            (OK, String::new()),
+            (End::Status(77), output("12")),
+            (End::Signal, output("12")),
+        ] {
+            assert_eq!(judge(Expect::Fuzz, end, &output).counts, Counts::FAIL);
+        }
     }
 
     #[test]

@@ -223,6 +223,7 @@ mod tests {
         let plain = [
             &quick[..],
             &[
+                "fuzz",
                 "image",
                 "conformance",
                 "program",

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use super::counts::{Counts, End, Expect, judge};
+use super::counts::{Counts, End, Expect, fuzzing, judge};
 use super::failures::failures;
 use super::packages;
 use super::stage::{Stage, Step};
@@ -61,6 +61,11 @@ fn run_steps(stage: &Stage, plan: &Plan) -> Counts {
             Ok((end, output)) => {
                 let verdict = judge(step.expect, end, &output);
                 counts = counts.plus(verdict.counts);
+                if step.expect == Expect::Fuzz
+                    && let Some(fuzzing) = fuzzing(&output)
+                {
+                    println!("    {fuzzing}");
+                }
                 if let Some(reason) = verdict.reason {
                     println!(
                         "    FAILED: {}\n    {reason}; {}",

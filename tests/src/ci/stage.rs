@@ -75,6 +75,12 @@ pub const STAGES: &[Stage] = &[
         steps: demo,
     },
     Stage {
+        name: "fuzz",
+        tier: Tier::Plain,
+        packages: &[CXX],
+        steps: fuzz,
+    },
+    Stage {
         name: "image",
         tier: Tier::Plain,
         packages: &[GDISK],
@@ -266,6 +272,53 @@ fn demo(plan: &Plan) -> Vec<Step> {
     ]
 }
 
+/// What every fuzz target is, and the names of all.
+const FUZZ_PACKAGE: &str = "iscsi-target-fuzz";
+const FUZZ_TARGETS: [&str; 3] = ["pdus", "login", "commands"];
+/// As `cargo fuzz build -s none` does it, which needs no nightly compiler.
+const FUZZ_FLAGS: &str = "RUSTFLAGS=--cfg fuzzing -Cpasses=sancov-module \
+     -Cllvm-args=-sanitizer-coverage-level=4 \
+     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+     -Cllvm-args=-sanitizer-coverage-pc-table \
+     -Cllvm-args=-sanitizer-coverage-trace-compares \
+     -Cdebug-assertions -Ccodegen-units=1";
+
+/// Each target for a while, from its seeds on. What is found is kept for the next run of the same
+/// working copy; an input that fails is left in that folder.
+fn fuzz(plan: &Plan) -> Vec<Step> {
+    let seconds = match plan.tier {
+        Tier::Quick | Tier::Plain => 20,
+        Tier::Long => 600,
+    };
+    let seeds = plan.repository.join("iscsi-target/fuzz/corpus");
+    let mut steps: Vec<Step> = FUZZ_TARGETS
+        .iter()
+        .map(|target| {
+            let found = plan.target.join("ci").join("fuzz").join(target);
+            // one that cannot be made fails the step, which needs it
+            let _ = fs::create_dir_all(&found);
+            let (found, seeds) = (found.display(), seeds.join(target));
+            let line = format!(
+                "run --quiet --release --package {FUZZ_PACKAGE} --bin {target} \
+                 --target x86_64-unknown-linux-gnu -- -max_total_time={seconds} \
+                 -print_final_stats=1 -artifact_prefix={found}/ {found} {}",
+                seeds.display()
+            );
+            let cargo = cargo(&line, Expect::Fuzz);
+            let environment = ["env", FUZZ_FLAGS].map(str::to_owned);
+            Step {
+                command: environment.into_iter().chain(cargo.command).collect(),
+                ..cargo
+            }
+        })
+        .collect();
+    if plan.injects("fuzz") {
+        // a fuzzer that executes nothing, and the stage has to say so
+        steps.push(step(&["true"], Expect::Fuzz));
+    }
+    steps
+}
+
 fn image(_: &Plan) -> Vec<Step> {
     vec![cargo(
         "test --package image --features build --no-fail-fast",
@@ -336,6 +389,10 @@ fn violation(plan: &Plan, name: &str, text: &str) -> String {
 
 const LIMIT_S: u32 = 30 * 60;
 
+const CXX: Package = Package {
+    name: "g++",
+    program: "c++",
+};
 const GDISK: Package = Package {
     name: "gdisk",
     program: "sgdisk",
@@ -453,6 +510,26 @@ mod tests {
         assert_eq!((count(Tier::Plain), count(Tier::Long)), (2, 3));
         let injected = mutants(&plan(Tier::Plain, Some("mutants")));
         assert_eq!(injected[2].expect, Expect::Kills);
+    }
+
+    #[test]
+    fn every_fuzz_target_is_run_for_a_while() {
+        let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../iscsi-target/fuzz");
+        for (tier, time) in [(Tier::Plain, "=20"), (Tier::Long, "=600")] {
+            let plan = plan(tier, None);
+            let steps = fuzz(&plan);
+            let files = fs::read_dir(targets.join("fuzz_targets")).unwrap().count();
+            assert_eq!(steps.len(), files, "a target of each file");
+            for (step, target) in steps.iter().zip(FUZZ_TARGETS) {
+                let line = step.command.join(" ");
+                assert!(line.contains(&format!("-max_total_time{time} ")), "{line}");
+                assert!(line.contains(&format!("--bin {target} ")), "{line}");
+                assert!(targets.join("corpus").join(target).is_dir());
+            }
+            fs::remove_dir_all(plan.target).unwrap();
+        }
+        let injected = plan(Tier::Plain, Some("fuzz"));
+        assert_eq!(fuzz(&injected).len(), FUZZ_TARGETS.len() + 1);
     }
 
     #[test]
