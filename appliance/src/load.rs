@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iscsi_target::backend::Fua;
-use iscsi_target::initiator::{Login, Response, Session, cdb};
+use iscsi_target::initiator::{InitiatorError, Login, Response, Session, cdb};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -58,6 +58,8 @@ pub struct Plan {
     pub blocks: u64,
     /// Writers at once.
     pub writers: usize,
+    /// How long each waits between two operations.
+    pub pause: Duration,
     /// Stamped into each block.
     pub seed: u64,
 }
@@ -80,6 +82,8 @@ struct Inner {
     acknowledged: Cell<u64>,
     last_ack_ns: Cell<u64>,
     gap_ns: Cell<u64>,
+    /// Commands that ended because the target had asked for a logout.
+    asked_out: Cell<u64>,
     failure: RefCell<Option<String>>,
 }
 
@@ -168,6 +172,7 @@ impl Load {
             acknowledged: Cell::new(0),
             last_ack_ns: Cell::new(boot_ns()),
             gap_ns: Cell::new(0),
+            asked_out: Cell::new(0),
             failure: RefCell::default(),
         });
         for path in 0..inner.paths.len() {
@@ -198,6 +203,12 @@ impl Load {
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.inner.acknowledged.get()
+    }
+
+    /// Commands so far that ended without a status in a logout that the target had asked for.
+    #[must_use]
+    pub fn asked_out(&self) -> u64 {
+        self.inner.asked_out.get()
     }
 
     /// Paths that are logged in.
@@ -382,6 +393,9 @@ async fn write(inner: Rc<Inner>, writer: usize) {
         if let Err(failure) = done {
             inner.failure.borrow_mut().get_or_insert(failure);
         }
+        if !inner.plan.pause.is_zero() {
+            sleep(inner.plan.pause).await;
+        }
     }
     inner.writing.set(inner.writing.get() - 1);
 }
@@ -477,7 +491,12 @@ impl Inner {
                     Ok(answer) if is_passing(&answer) => sleep(AGAIN).await,
                     Ok(answer) => return Err(complaint(command[0], &answer)),
                     // No status was received: what a host does then is to try the other path.
-                    Err(_) => tokio::task::yield_now().await,
+                    Err(error) => {
+                        if error == InitiatorError::AskedOut {
+                            self.asked_out.set(self.asked_out.get() + 1);
+                        }
+                        tokio::task::yield_now().await;
+                    }
                 }
             }
         };

@@ -121,6 +121,7 @@ fn plan() -> Plan {
         first_block: 0,
         blocks: LOAD_BLOCKS,
         writers: WRITERS,
+        pause: Duration::ZERO,
         seed: boot_ns(),
     }
 }

@@ -227,6 +227,7 @@ mod tests {
                 "image",
                 "conformance",
                 "program",
+                "hostile",
                 "cluster",
                 "qemu",
                 "mutants",

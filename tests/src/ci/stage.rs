@@ -99,6 +99,12 @@ pub const STAGES: &[Stage] = &[
         steps: program,
     },
     Stage {
+        name: "hostile",
+        tier: Tier::Plain,
+        packages: &[],
+        steps: hostile,
+    },
+    Stage {
         name: "cluster",
         tier: Tier::Plain,
         packages: &[IPROUTE, NFTABLES, PYTHON],
@@ -171,12 +177,13 @@ fn lints(plan: &Plan) -> Vec<Step> {
 }
 
 /// The tests of this crate that need more than a compiler, and the stages that run them.
-const OWN_STAGE: [(&str, &str); 6] = [
+const OWN_STAGE: [(&str, &str); 7] = [
     ("bad_input", "program"),
     ("cluster", "cluster"),
     ("cluster_volatile", "cluster"),
     ("conformance", "conformance"),
     ("demo", "program"),
+    ("hostile", "hostile"),
     ("shared_lun", "cluster"),
 ];
 
@@ -338,6 +345,27 @@ fn program(_: &Plan) -> Vec<Step> {
     let command = "test --package tests --test bad_input --test demo --no-fail-fast -- \
                    --test-threads 1";
     vec![cargo(command, Expect::RustTests)]
+}
+
+/// Needs little of the machine, but all of its time.
+fn hostile(plan: &Plan) -> Vec<Step> {
+    let seconds = match plan.tier {
+        Tier::Quick | Tier::Plain => 600,
+        Tier::Long => 3600,
+    };
+    let test = cargo(
+        "test --package tests --test hostile --no-fail-fast",
+        Expect::RustTests,
+    );
+    let environment = [
+        "env".to_owned(),
+        format!("TWINSAN_HOSTILE_SECONDS={seconds}"),
+    ];
+    vec![Step {
+        command: environment.into_iter().chain(test.command).collect(),
+        limit_s: LIMIT_S + seconds,
+        ..test
+    }]
 }
 
 fn cluster(_: &Plan) -> Vec<Step> {

@@ -220,14 +220,17 @@ fn without_a_role_change(mut scene: Scene) {
     scene.finish();
 }
 
-/// No error, no lost block, there and back.
+/// No error, no lost block, there and back. Initiators are asked to log out, and do.
 pub(crate) fn planned_switchover(disk: Disk) {
     let mut scene = Scene::start("switchover", disk);
     for to in [Place::San2, Place::San1] {
+        let asked_out = |scene: &mut Scene| scene.load.must("status")["asked_out"].as_u64();
+        let before = asked_out(&mut scene);
         scene.measure();
         scene.lab.switch_over(to);
         scene.goes_on();
         scene.pause_at_most(PLANNED_MS);
+        assert!(asked_out(&mut scene) > before, "nobody logged out in peace");
         scene.lab.protected(to);
     }
     scene.finish();

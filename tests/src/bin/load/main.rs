@@ -50,6 +50,9 @@ struct WriteOptions {
     /// Writers at once.
     #[arg(long, default_value_t = 16)]
     writers: usize,
+    /// Milliseconds that each waits between two operations.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
 }
 
 #[derive(Args, Debug)]
@@ -123,6 +126,7 @@ async fn write(options: &WriteOptions, mut lines: mpsc::UnboundedReceiver<String
         first_block: options.first_block,
         blocks: options.blocks,
         writers: options.writers,
+        pause: Duration::from_millis(options.pause_ms),
         seed: options.at.seed,
     });
     while let Some(line) = lines.recv().await {
@@ -163,6 +167,7 @@ async fn command(load: &Load, line: &str) -> Result<Value, String> {
             return Ok(json!({
                 "ok": true, "acknowledged": load.acknowledged(), "in_flight": load.in_flight(),
                 "paths": load.paths(), "failure": load.failure(),
+                "asked_out": load.asked_out(),
             }));
         }
         _ => return Err("no such command".to_owned()),
