@@ -544,7 +544,9 @@ impl Connection {
                 self.in_session(ports, |session, _, wire| session.tell_drop(event, wire));
                 Manner::AfterSending
             }
-            (Some(_) | None, _) => Manner::Reset,
+            // Said already: a closed portal is told twice, by who closes it and when it is gone.
+            (Some(_), Phase::Closed) => Manner::AfterSending,
+            (Some(_), Phase::Login(..)) | (None, _) => Manner::Reset,
         };
         self.close(now, CloseReason::Dropped(reason), manner, ports);
     }

@@ -122,6 +122,60 @@ fn a_dropped_acknowledgement_is_found_and_named() {
     assert!(unknown.err.contains("drop-ack"), "{}", unknown.err);
 }
 
+/// Who asks where the target is proves what discovery wants, which is not what a host proves.
+#[test]
+fn discovery_asks_for_a_proof_of_its_own() {
+    let _turn = turn();
+    let stage = Stage::new();
+    let served = stage.serve(&[]);
+    let socket = served.ready["nodes"]["san1"]["api"].as_str();
+    let socket = socket.expect("the ready line has it");
+    let file = stage.home().join("discovery");
+    std::fs::write(&file, "correct-horse-battery\n").expect("a new file");
+    let file = file.display().to_string();
+    let verb = |words: &[&str]| {
+        let all: Vec<&str> = ["--api", socket].iter().chain(words).copied().collect();
+        must(&mut stage.twinsan(&all))
+    };
+    let listed = |who: &str| {
+        let url = format!("iscsi://{who}127.0.0.10:3260");
+        said(stage.command("iscsi-ls").arg(url)).out
+    };
+    assert!(
+        listed("").contains("127.0.0.20:3260"),
+        "nobody asks for a proof"
+    );
+    let chap = [
+        "discovery",
+        "chap",
+        "--chap-user",
+        "d",
+        "--chap-secret-file",
+        &file,
+    ];
+    verb(&chap);
+    assert!(listed("d%correct-horse-battery@").contains("127.0.0.20:3260"));
+    for who in ["", "d%wrong-horse-battery@", "e%correct-horse-battery@"] {
+        let told = listed(who);
+        assert!(!told.contains("127.0.0.20"), "{who}: {told}");
+    }
+    assert!(
+        !verb(&["config", "show"]).contains("correct-horse"),
+        "a secret is shown"
+    );
+    let target = served.ready["target"]
+        .as_str()
+        .expect("the ready line has it");
+    let url = format!("iscsi://127.0.0.10:3260/{target}/0");
+    let inquiry = must(stage.command("iscsi-inq").arg(url));
+    assert!(
+        inquiry.contains("TWINSAN"),
+        "a host without secrets logs in: {inquiry}"
+    );
+    verb(&["discovery", "chap"]);
+    assert!(listed("").contains("127.0.0.20:3260"));
+}
+
 #[test]
 fn it_serves_other_initiators_and_survives_a_kill() {
     let _turn = turn();

@@ -111,8 +111,14 @@ fn a_closed_portal_takes_its_sessions_along() {
     run(async {
         let lab = Lab::new().await;
         let session = lab.session(lab.login()).await;
+        lab.backend.answer(Answers::Held);
+        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
+        while lab.backend.held() == 0 {
+            tokio::task::yield_now().await;
+        }
         lab.target.close_portal(7);
         session.closed().await;
+        assert_eq!(stuck.await.unwrap_err(), told_to_go());
         let again = lab.try_session(lab.login()).await.unwrap_err();
         assert!(matches!(again, InitiatorError::Lost(_)), "{again:?}");
     });
@@ -123,13 +129,24 @@ fn a_host_that_is_removed_loses_its_sessions() {
     run(async {
         let lab = Lab::new().await;
         let session = lab.session(lab.login()).await;
+        lab.backend.answer(Answers::Held);
+        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
+        while lab.backend.held() == 0 {
+            tokio::task::yield_now().await;
+        }
         lab.target
             .apply(iscsi_target::scsi::ArrayConfig::default())
             .unwrap();
         session.closed().await;
+        assert_eq!(stuck.await.unwrap_err(), told_to_go());
         let refused = lab.try_session(lab.login()).await.unwrap_err();
         assert_eq!(refused, InitiatorError::Refused(0x0202));
     });
+}
+
+/// What an initiator knows whose target said goodbye.
+fn told_to_go() -> InitiatorError {
+    InitiatorError::Lost("the target drops the session".to_owned())
 }
 
 #[test]
