@@ -176,7 +176,7 @@ impl Session {
         Ok(())
     }
 
-    fn new_task(&mut self, command: &Command, work: Work) -> Task {
+    fn new_task(&mut self, command: &Command, work: Work) -> Box<Task> {
         self.generation = self.generation.wrapping_add(1);
         let expected_bytes = command.expected_len_bytes.get() as usize;
         let writes = command.flags & WRITE != 0;
@@ -200,7 +200,7 @@ impl Session {
             Work::Run(_) if writes => wanted_bytes,
             Work::Run(_) => expected_bytes.min(DATA_MAX_BYTES),
         };
-        Task {
+        Box::new(Task {
             generation: self.generation,
             numbered: command.opcode & IMMEDIATE == 0,
             lun: command.lun,
@@ -214,7 +214,7 @@ impl Session {
             charged: false,
             backlog_bytes: 0,
             read_bytes: 0,
-        }
+        })
     }
 
     /// The buffer for the first data of a write: its final one if there is memory. Else the data
@@ -496,7 +496,7 @@ impl Session {
     }
 
     /// Removes a task; what it asked the backend for comes back to nobody.
-    pub(super) fn forget(&mut self, itt: Itt) -> Option<Task> {
+    pub(super) fn forget(&mut self, itt: Itt) -> Option<Box<Task>> {
         let task = self.tasks.remove(&itt)?;
         self.excess.parked.retain(|(parked, ..)| *parked != itt);
         self.excess.release(itt);

@@ -65,7 +65,8 @@ pub(crate) struct Session {
     news: VecDeque<(Serial, UnitId)>,
     ttt: Ttt,
     generation: u32,
-    tasks: BTreeMap<Itt, Task>,
+    /// Boxed, because a map moves its neighbours when one comes or goes.
+    tasks: BTreeMap<Itt, Box<Task>>,
     waiting: VecDeque<Itt>,
     charged_bytes: usize,
     backlog_bytes: usize,
