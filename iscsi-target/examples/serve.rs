@@ -1,7 +1,8 @@
-//! Serves one unit of 128 MiB from memory to anybody on this machine.
+//! Serves units of 128 MiB from memory to anybody on this machine.
 //!
-//! `serve --listen 127.0.0.1:3260 [--unit KIND] [--chap NAME:SECRET]
-//! [--mutual NAME:SECRET]`, where KIND is thin, thin-512, full, read-only or removable.
+//! `serve --listen 127.0.0.1:3260 [--unit KIND].. [--chap NAME:SECRET] [--mutual NAME:SECRET]`,
+//! where KIND is thin, thin-512, full, read-only or removable. Units have the LUNs 0, 1 and so on
+//! in the order in which they are given; the URL of each is printed.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ struct Arguments {
     listen: Option<SocketAddr>,
     inbound: Option<ChapSecret>,
     outbound: Option<ChapSecret>,
-    unit: Option<String>,
+    units: Vec<String>,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -39,13 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn serve(address: SocketAddr, arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let kind = arguments.unit.as_deref().unwrap_or("thin");
-    let geometry = geometry(kind)?;
-    let medium = if kind == "removable" {
-        Medium::Removable
-    } else {
-        Medium::Fixed
-    };
+    let mut kinds = arguments.units;
+    if kinds.is_empty() {
+        kinds.push("thin".to_owned());
+    }
     let name = NAME.to_owned();
     let limits = Limits::default();
     let target = Target::new(TargetSettings {
@@ -54,7 +52,13 @@ async fn serve(address: SocketAddr, arguments: Arguments) -> Result<(), Box<dyn 
         limits,
     });
     let outbound = arguments.outbound;
-    let id = UnitId(0x7477_696e_7361_6e00_0000_0000_0000_0001);
+    let id = |lun: u16| UnitId(0x7477_696e_7361_6e00_0000_0000_0000_0001 + u128::from(lun));
+    let luns: Vec<u16> = (0..).zip(&kinds).map(|(lun, _)| lun).collect();
+    let units: Result<Vec<UnitConfig>, Box<dyn Error>> = luns
+        .iter()
+        .zip(&kinds)
+        .map(|(lun, kind)| unit(id(*lun), kind))
+        .collect();
     target.apply(ArrayConfig {
         hosts: vec![HostConfig {
             name: "any".to_owned(),
@@ -64,23 +68,15 @@ async fn serve(address: SocketAddr, arguments: Arguments) -> Result<(), Box<dyn 
                 .map(|inbound| ChapSecrets { inbound, outbound }),
             networks: vec!["127.0.0.0/8".parse()?],
         }],
-        maps: vec![MapConfig {
-            target: MapTarget::Host("any".to_owned()),
-            lun: 0,
-            unit: id,
-            access: Access::ReadWrite,
-        }],
-        units: vec![UnitConfig {
-            id,
-            name: "example".to_owned(),
-            backend: Rc::new(MemoryBackend::new(geometry)),
-            medium,
-        }],
+        maps: luns.iter().map(|lun| map(*lun, id(*lun))).collect(),
+        units: units?,
         ..ArrayConfig::default()
     })?;
     target.activate();
     let listener = TcpListener::bind(address).await?;
-    println!("iscsi://{}/{NAME}/0", listener.local_addr()?);
+    for lun in luns {
+        println!("iscsi://{}/{NAME}/{lun}", listener.local_addr()?);
+    }
     target.serve(listener, 1).await?;
     Ok(())
 }
@@ -95,12 +91,35 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         match word.as_str() {
             "--listen" => arguments.listen = Some(value.parse()?),
             "--chap" => arguments.inbound = Some(secret(&value)?),
-            "--unit" => arguments.unit = Some(value),
+            "--unit" => arguments.units.push(value),
             "--mutual" => arguments.outbound = Some(secret(&value)?),
             _ => return Err(format!("unknown option {word}").into()),
         }
     }
     Ok(arguments)
+}
+
+fn map(lun: u16, unit: UnitId) -> MapConfig {
+    MapConfig {
+        target: MapTarget::Host("any".to_owned()),
+        lun,
+        unit,
+        access: Access::ReadWrite,
+    }
+}
+
+fn unit(id: UnitId, kind: &str) -> Result<UnitConfig, Box<dyn Error>> {
+    let medium = if kind == "removable" {
+        Medium::Removable
+    } else {
+        Medium::Fixed
+    };
+    Ok(UnitConfig {
+        id,
+        name: kind.to_owned(),
+        backend: Rc::new(MemoryBackend::new(geometry(kind)?)),
+        medium,
+    })
 }
 
 /// The kinds of unit that initiators treat differently.

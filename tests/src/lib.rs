@@ -5,6 +5,7 @@
 
 pub mod ci;
 pub mod client;
+pub mod conformance;
 pub mod disk;
 pub mod faults;
 pub mod lab;

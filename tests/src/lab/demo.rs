@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::network::Loopback;
 use super::process::{Process, append};
-use super::{clock, fresh_folder, program};
+use super::{clock, fresh_folder, program, said};
 
 /// The user `nobody`: no right on anything.
 const NOBODY: u32 = 65_534;
@@ -34,6 +34,14 @@ pub struct Served {
     lines: Receiver<String>,
     /// The first line.
     pub ready: Value,
+}
+
+/// Units that are served from memory, until this is dropped.
+#[derive(Debug)]
+pub struct Units {
+    /// One for each, in order.
+    pub urls: Vec<String>,
+    _process: Process,
 }
 
 impl Stage {
@@ -148,6 +156,41 @@ impl Stage {
         }
     }
 
+    /// Serves units of these kinds from memory, under the LUNs 0, 1 and so on.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn serve_units(&self, address: &str, kinds: &[&str]) -> Units {
+        let log = self.folder.join("serve.log");
+        let mut command = self.command(&program::serve().display().to_string());
+        command.args(["--listen", address]);
+        for kind in kinds {
+            command.args(["--unit", kind]);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(append(&log))
+            .process_group(0);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        let process = Process::of(child, &log);
+        let urls = kinds.iter().map(|kind| {
+            lines.recv_timeout(READY_WAIT).unwrap_or_else(|_| {
+                process.show_log();
+                panic!("no URL of the unit {kind}")
+            })
+        });
+        let urls = urls.collect();
+        Units {
+            urls,
+            _process: process,
+        }
+    }
+
     /// Starts `twinsan ARGUMENTS`; gives what it prints, line by line.
     ///
     /// # Panics
@@ -209,6 +252,29 @@ impl Served {
             seen.insert(line, ());
         }
         panic!("no event `{name}` within {limit:?}, only {:?}", seen.keys());
+    }
+
+    /// Moves the primary role to the other box and waits until the demo says so.
+    ///
+    /// # Panics
+    /// If it is refused for long.
+    pub fn switch_over(&self, stage: &Stage, to: &str) {
+        let from = if to == "san1" { "san2" } else { "san1" };
+        let api = self.ready["nodes"][from]["api"].as_str();
+        let api = api.expect("the ready line names the sockets");
+        let mut refusal = String::new();
+        let moved = clock::until(READY_WAIT, || {
+            let said = said(&mut stage.twinsan(&["--api", api, "switchover", "--to", to]));
+            refusal = said.err;
+            (said.code == Some(0)).then_some(())
+        });
+        assert!(moved.is_some(), "no switchover to {to}: {refusal}");
+        loop {
+            let role = self.event("role", READY_WAIT);
+            if role["node"] == to && role["role"] == "primary" {
+                return;
+            }
+        }
     }
 
     /// Its process; its group has every process of the demo.

@@ -1,4 +1,5 @@
-//! The program under test, built as `cargo demo` builds it.
+//! The programs under test, built for release: `twinsan` as `cargo demo` builds it, and the target
+//! alone.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,36 +14,46 @@ const PROGRAM_VARIABLE: &str = "TWINSAN_PROGRAM";
 /// If it does not build.
 pub fn twinsan() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| std::env::var_os(PROGRAM_VARIABLE).map_or_else(build, PathBuf::from))
+    PROGRAM.get_or_init(|| {
+        let named = std::env::var_os(PROGRAM_VARIABLE);
+        named.map_or_else(|| build(&TWINSAN, "twinsan"), PathBuf::from)
+    })
 }
 
-fn build() -> PathBuf {
+/// Path of the target that serves units from memory.
+///
+/// # Panics
+/// If it does not build.
+pub fn serve() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build(&SERVE, "serve"))
+}
+
+const TWINSAN: [&str; 6] = [
+    "--package",
+    "appliance",
+    "--features",
+    "mutants",
+    "--bin",
+    "twinsan",
+];
+const SERVE: [&str; 4] = ["--package", "iscsi-target", "--example", "serve"];
+
+fn build(what: &[&str], name: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "appliance",
-            "--features",
-            "mutants",
-        ])
-        .args([
-            "--bin",
-            "twinsan",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["build", "--release"])
+        .args(what)
+        .args(["--message-format", "json-render-diagnostics"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo can be started");
-    assert!(output.status.success(), "twinsan does not build");
+    assert!(output.status.success(), "{name} does not build");
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut artifacts = lines.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let ours =
-            message["reason"] == "compiler-artifact" && message["target"]["name"] == "twinsan";
+        let ours = message["reason"] == "compiler-artifact" && message["target"]["name"] == name;
         ours.then(|| message["executable"].as_str().map(PathBuf::from))
             .flatten()
     });
