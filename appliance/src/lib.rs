@@ -49,6 +49,8 @@ mod pulse;
 #[cfg(feature = "shell")]
 pub mod render;
 #[cfg(feature = "shell")]
+mod reservations;
+#[cfg(feature = "shell")]
 pub mod runtime;
 #[cfg(feature = "shell")]
 mod services;

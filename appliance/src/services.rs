@@ -13,7 +13,7 @@ use iscsi_target::backend::Backend;
 use iscsi_target::discovery::Portal;
 use iscsi_target::hosts::UnitId;
 use iscsi_target::registry::{Limits, SessionInfo};
-use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig};
+use iscsi_target::scsi::{ArrayConfig, Medium, Reserved, UnitConfig};
 use iscsi_target::shell::{Target, TargetSettings};
 use iscsi_target::types::PortalTag;
 use replication::engine::Input;
@@ -31,6 +31,7 @@ use crate::config::cluster::{Address, Edit, Volume as VolumeConfig};
 use crate::events::EventLog;
 use crate::masking::Masking;
 use crate::network::{self, Addresses, LIFETIME_SECONDS};
+use crate::reservations::{Ledger, VolumeKey};
 use crate::system::{Replicated, SystemVolume, awaited};
 use crate::volume::Volume;
 
@@ -71,6 +72,7 @@ struct Inner {
     events: Arc<EventLog>,
     cluster: watch::Sender<Cluster>,
     system: SystemVolume,
+    ledger: Rc<Ledger>,
     value: RefCell<Replicated>,
     cache_lost: RefCell<BTreeSet<u32>>,
     epoch: Cell<u64>,
@@ -89,6 +91,15 @@ struct Inner {
     /// The boxes' own addresses.
     own: BTreeSet<IpAddr>,
     lease: LeaseCell,
+}
+
+/// Where the units of a configuration have their reservations from.
+#[derive(Clone, Copy)]
+enum Units {
+    /// This box begins to serve.
+    Stored,
+    /// It serves.
+    Live,
 }
 
 /// An address this box serves.
@@ -143,6 +154,7 @@ impl Services {
         Self {
             inner: Rc::new(Inner {
                 system: SystemVolume::new(mirror.clone()),
+                ledger: Ledger::new(mirror.clone(), Arc::clone(&events)),
                 mirror,
                 target: RefCell::new(target_named("")),
                 name: RefCell::default(),
@@ -355,20 +367,23 @@ impl Inner {
                 volume: VolumeNumber(volume),
             });
         }
-        self.put_in_force(value)?;
+        // Nothing is known of the reservations of an epoch but what is stored (law D10).
+        self.ledger.read(&value.cluster.volumes).await?;
+        self.put_in_force(value, Units::Stored)?;
         self.configured.set(true);
         Ok(())
     }
 
     /// Shows `value` to initiators and to the API.
-    fn put_in_force(&self, value: Replicated) -> Result<(), String> {
+    fn put_in_force(&self, value: Replicated, units: Units) -> Result<(), String> {
         let cluster = &value.cluster;
         let masking = Masking::of(cluster)?;
-        let units = cluster
-            .volumes
-            .iter()
-            .map(|volume| self.unit(volume))
-            .collect();
+        self.ledger.have(&cluster.volumes);
+        let renamed = self.name.borrow().as_str() != cluster.target;
+        // A target of another name is another target: its units have no life yet.
+        let units = if renamed { Units::Stored } else { units };
+        let unit = |volume: &VolumeConfig| self.unit(volume, units);
+        let units = cluster.volumes.iter().map(unit).collect();
         let config = ArrayConfig {
             hosts: masking.hosts,
             discovery: masking.discovery,
@@ -376,7 +391,7 @@ impl Inner {
             maps: masking.maps,
             units,
         };
-        if self.name.borrow().as_str() != cluster.target {
+        if renamed {
             self.rename(&cluster.target);
         }
         let target = self.target();
@@ -441,17 +456,19 @@ impl Inner {
         name.clone_into(&mut self.name.borrow_mut());
     }
 
-    fn unit(&self, volume: &VolumeConfig) -> UnitConfig {
-        let backend: Rc<dyn Backend> = Rc::new(Volume::new(
-            self.mirror.clone(),
-            volume.number,
-            volume.size_bytes,
-        ));
+    fn unit(&self, volume: &VolumeConfig, units: Units) -> UnitConfig {
+        let (mirror, ledger) = (self.mirror.clone(), Rc::clone(&self.ledger));
+        let backend: Rc<dyn Backend> = Rc::new(Volume::new(mirror, ledger, volume));
+        let reserved = match units {
+            Units::Live => Reserved::Live,
+            Units::Stored => Reserved::Stored(self.ledger.newest(VolumeKey::of(volume))),
+        };
         UnitConfig {
             id: UnitId(volume.uuid.as_u128()),
             name: volume.name.clone(),
             backend,
             medium: Medium::Fixed,
+            reserved,
         }
     }
 
@@ -490,7 +507,7 @@ impl Inner {
                  {error}; see `twinsan events`"
             ))
         };
-        self.put_in_force(value).map_err(stored)?;
+        self.put_in_force(value, Units::Live).map_err(stored)?;
         self.follow(edit, &before, &after).await.map_err(stored)?;
         let generation = after.generation;
         let text = format!(

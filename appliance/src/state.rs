@@ -1,4 +1,10 @@
-//! What the system volume holds: one value in two slots, each a header and a body (law D10).
+//! What the system volume holds: one value in two slots, each a header and a body, and behind them
+//! the places of [`crate::reservations`] (law D10).
+//!
+//! ```text
+//! 0         3 MiB     6 MiB                                 16 MiB
+//! | value   | value   | place 0 | place 1 | ...             |
+//! ```
 //!
 //! A change writes the older slot whole, with FUA, and is done when that write is complete on every
 //! member of the in-sync set. A torn write leaves the other slot. There is no second mechanism.
@@ -6,10 +12,14 @@
 use bytes::{Bytes, BytesMut};
 use replication::meta;
 
-/// Room of one slot: half the system volume.
-pub const SLOT_BYTES: u64 = meta::SYSTEM_BYTES / 2;
+/// Room of one slot.
+pub const SLOT_BYTES: u64 = 3 << 20;
 /// Largest value.
-pub const VALUE_BYTES_MAX: usize = 4 << 20;
+pub const VALUE_BYTES_MAX: usize = (3 << 20) - BLOCK_BYTES;
+/// Where the slots end and the places of reservations begin.
+pub const PLACES_FROM_BYTES: u64 = 2 * SLOT_BYTES;
+/// How much room there is for these.
+pub const PLACES_BYTES: u64 = meta::SYSTEM_BYTES - PLACES_FROM_BYTES;
 
 /// What is read first of a slot: enough for its header and a small value.
 pub const READ_FIRST_BYTES: usize = 64 << 10;

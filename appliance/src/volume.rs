@@ -1,5 +1,7 @@
 //! One volume of the mirror as the target's [`Backend`], and the one translation between them.
 
+use std::rc::Rc;
+
 use bytes::{Bytes, BytesMut};
 use iscsi_target::backend::{
     Backend, BackendError, Completion, Done, Fua, Geometry, MayUnmap, Request,
@@ -8,6 +10,9 @@ use replication::engine::{Command, CommandError, Completed};
 use replication::shell::Handle;
 use replication::types::{self as mirror, VolumeNumber};
 
+use crate::config::cluster::Volume as VolumeConfig;
+use crate::reservations::{Ledger, VolumeKey};
+
 /// Logical blocks as every initiator knows them; the mirror works in 4 KiB, so say "512e".
 const BLOCK_BYTES: u32 = 512;
 const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
@@ -15,18 +20,22 @@ const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
 /// A volume and the way to it.
 pub(crate) struct Volume {
     mirror: Handle,
+    ledger: Rc<Ledger>,
+    key: VolumeKey,
     number: VolumeNumber,
     size_bytes: u64,
 }
 
 impl Volume {
-    /// Volume `number` of `size_bytes` behind `mirror`.
+    /// The volume of `config` behind `mirror`, with its reservations in `ledger`.
     #[must_use]
-    pub(crate) fn new(mirror: Handle, number: u32, size_bytes: u64) -> Self {
+    pub(crate) fn new(mirror: Handle, ledger: Rc<Ledger>, config: &VolumeConfig) -> Self {
         Self {
             mirror,
-            number: VolumeNumber(number),
-            size_bytes,
+            ledger,
+            key: VolumeKey::of(config),
+            number: VolumeNumber(config.number),
+            size_bytes: config.size_bytes,
         }
     }
 }
@@ -48,6 +57,9 @@ impl Backend for Volume {
     }
 
     fn submit(&self, request: Request, completion: Completion) {
+        if let Request::KeepReservations { state, receipt } = request {
+            return self.ledger.keep(self.key, state, receipt, completion);
+        }
         let command = command(self.number, request);
         self.mirror
             .submit(command, move |result| completion.complete(answer(result)));
@@ -124,6 +136,7 @@ fn command(volume: VolumeNumber, request: Request) -> Command {
         },
         Request::Flush => Command::Flush { volume },
         Request::Confirm => Command::Confirm,
+        Request::KeepReservations { .. } => unreachable!("the ledger keeps them"),
     }
 }
 

@@ -12,7 +12,7 @@ use iscsi_target::backend::{Backend, Geometry};
 use iscsi_target::hosts::{Access, ChapSecret, ChapSecrets, HostConfig, MapConfig, MapTarget};
 use iscsi_target::memory::MemoryBackend;
 use iscsi_target::registry::Limits;
-use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig, UnitId};
+use iscsi_target::scsi::{ArrayConfig, Medium, Reserved, UnitConfig, UnitId};
 use iscsi_target::shell::{Target, TargetSettings};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
@@ -119,6 +119,7 @@ fn unit(id: UnitId, kind: &str) -> Result<UnitConfig, Box<dyn Error>> {
         name: kind.to_owned(),
         backend: Rc::new(MemoryBackend::new(geometry(kind)?)),
         medium,
+        reserved: Reserved::Live,
     })
 }
 

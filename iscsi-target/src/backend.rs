@@ -14,6 +14,17 @@
 //! order all boxes agree on (law R4), and that [`Request::CompareAndWrite`] is atomic against every
 //! other request on its range (law T3).
 //!
+//! # Reservations
+//!
+//! A backend keeps one more value beside the blocks: the bytes of its unit's reservations, which
+//! the unit gets back when a box begins to serve ([`crate::scsi::Reserved`]).
+//! [`Request::KeepReservations`] replaces them. When those bytes, or later ones of this unit, are
+//! durable on every in-sync box, the backend signs the receipt and only then completes. States
+//! are kept in the order in which they were submitted; one that a later one overtakes need not be
+//! written. The request does not fail: the backend tries until the bytes are stored, or answers
+//! [`BackendError::NotActive`] when this box loses its role. It goes on when the completion has
+//! nobody left to hear it: the unit looks at the receipt, not at the outcome.
+//!
 //! Everything here lives on one thread: [`Completion`] is not `Send`, and there is no lock.
 
 use std::cell::{Cell, RefCell};
@@ -143,6 +154,62 @@ pub enum Request {
     Flush,
     /// Completes when this box may answer from replicated state (law R5).
     Confirm,
+    /// Replaces the reservations of the unit, see the contract above (law D10).
+    KeepReservations {
+        /// All of them, at most [`crate::scsi::RESERVATIONS_BYTES_MAX`].
+        state: Bytes,
+        /// To be signed when they are durable.
+        receipt: Receipt,
+    },
+}
+
+/// One change of the reservations of a unit, to be signed when it is durable. Clones are the same
+/// receipt.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    signed: Rc<Cell<u64>>,
+    number: u64,
+}
+
+impl Receipt {
+    /// The change is durable on every in-sync box, and so is every earlier one of the unit.
+    pub fn sign(&self) {
+        self.signed.set(self.signed.get().max(self.number));
+    }
+
+    /// Whether it, or a later one of the unit, was signed.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        self.signed.get() >= self.number
+    }
+}
+
+impl PartialEq for Receipt {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.signed, &other.signed) && self.number == other.number
+    }
+}
+
+impl Eq for Receipt {}
+
+/// The receipts of one unit, in order. Clones are the same series.
+#[derive(Clone, Debug, Default)]
+pub struct Receipts {
+    signed: Rc<Cell<u64>>,
+    issued: Rc<Cell<u64>>,
+}
+
+impl Receipts {
+    /// That of the next change.
+    #[must_use]
+    pub fn issue(&self) -> Receipt {
+        let number = self.issued.get() + 1;
+        self.issued.set(number);
+        Receipt {
+            signed: Rc::clone(&self.signed),
+            number,
+        }
+    }
 }
 
 /// How a request succeeded.
@@ -315,6 +382,17 @@ mod tests {
         drop(queue);
         late.complete(Ok(Done::Ok));
         assert!(shared.outcomes.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_signed_receipt_covers_the_ones_before_it() {
+        let receipts = Receipts::default();
+        let [first, second, third] = [(); 3].map(|()| receipts.issue());
+        assert!(!first.is_signed());
+        second.clone().sign();
+        first.sign();
+        assert!(first.is_signed() && second.is_signed() && !third.is_signed());
+        assert_ne!(first, Receipts::default().issue(), "another unit's");
     }
 
     #[test]

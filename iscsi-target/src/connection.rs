@@ -11,8 +11,9 @@
 //! registry's mail, sends what is in [`Connection::outbox`] and asks [`Connection::poll_timeout`].
 //! Notices go in before anything else that is pending (law T1).
 //!
-//! Invariants: in `Closed` nothing is taken in and nothing is submitted; a session is in the
-//! registry exactly while the phase is `Full`.
+//! Invariants: in `Closed` nothing is taken in, and nothing is submitted but changes of
+//! reservations that were made before; a session is in the registry exactly while the phase is
+//! `Full`.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -221,6 +222,9 @@ impl Connection {
             }
         }
         self.settle(now, ports);
+        while let Some((nexus, scope)) = ports.array.next_aborted() {
+            ports.registry.clear_tasks(nexus, scope);
+        }
     }
 
     /// The next thing to do.
@@ -561,8 +565,9 @@ impl Connection {
                 }
             }
         }
-        // A request that was not submitted yet belongs to a task that is gone.
-        self.outputs.clear();
+        // A request that was not submitted yet belongs to a task that is gone; but later changes
+        // of reservations may have been made from this one.
+        self.outputs.retain(keeps_reservations);
         self.outputs.push_back(Output::Close { reason, manner });
         match manner {
             Manner::AfterSending => self.deadline = Some(now.after_ms(FAREWELL_MS)),
@@ -575,13 +580,22 @@ impl Connection {
 
     fn check(&self) {
         if self.is_closed() {
-            let submits = |output: &Output| matches!(output, Output::Submit { .. });
+            let wrong = |output: &Output| {
+                matches!(output, Output::Submit { .. }) && !keeps_reservations(output)
+            };
             assert!(
-                !self.outputs.iter().any(submits),
-                "a closed connection submits nothing"
+                !self.outputs.iter().any(wrong),
+                "a closed connection submits nothing but what others build upon"
             );
         }
     }
+}
+
+fn keeps_reservations(output: &Output) -> bool {
+    let Output::Submit { request, .. } = output else {
+        return false;
+    };
+    matches!(request, Request::KeepReservations { .. })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub struct MemoryBackend {
     blocks: RefCell<BTreeMap<u64, Box<[u8]>>>,
     answers: Cell<Answers>,
     held: RefCell<Vec<(Request, Completion)>>,
+    reservations: RefCell<Option<Bytes>>,
 }
 
 /// When a [`MemoryBackend`] answers.
@@ -35,6 +36,7 @@ impl MemoryBackend {
             blocks: RefCell::default(),
             answers: Cell::new(Answers::AtOnce),
             held: RefCell::default(),
+            reservations: RefCell::default(),
         }
     }
 
@@ -65,6 +67,11 @@ impl MemoryBackend {
     /// Requests that are held.
     pub fn held(&self) -> usize {
         self.held.borrow().len()
+    }
+
+    /// The reservations that were kept last.
+    pub fn reservations(&self) -> Option<Bytes> {
+        self.reservations.borrow().clone()
     }
 
     /// Grows or shrinks to `blocks` blocks.
@@ -129,6 +136,11 @@ impl MemoryBackend {
                 }
             }
             Request::Flush | Request::Confirm => Ok(Done::Ok),
+            Request::KeepReservations { state, receipt } => {
+                self.reservations.replace(Some(state));
+                receipt.sign();
+                Ok(Done::Ok)
+            }
         }
     }
 

@@ -101,6 +101,9 @@ pub enum Scope {
     Unit(UnitId),
     /// Those on this unit, for another initiator's CLEAR TASK SET: who loses any is told.
     TaskSet(UnitId),
+    /// Those on this unit but for the ones about its reservations: the nexus has preempted itself
+    /// (SPC-4 §5.12.11.5).
+    Preemptor(UnitId),
     /// All.
     All,
 }

@@ -112,6 +112,27 @@ pub fn unmap(ranges: &[(u64, u32)]) -> (Cdb, Vec<u8>) {
     )
 }
 
+/// PERSISTENT RESERVE IN.
+#[must_use]
+pub fn persistent_reserve_in(service_action: u8, allocation_bytes: u16) -> Cdb {
+    let len = allocation_bytes.to_be_bytes();
+    cdb(&[(0, &[0x5e, service_action]), (7, &len)])
+}
+
+/// PERSISTENT RESERVE OUT of one nexus, with the parameter list that belongs to it.
+#[must_use]
+pub fn persistent_reserve_out(
+    service_action: u8,
+    kind: u8,
+    key: u64,
+    new_key: u64,
+) -> (Cdb, Vec<u8>) {
+    let mut list = [key.to_be_bytes(), new_key.to_be_bytes()].concat();
+    list.resize(24, 0);
+    let cdb = cdb(&[(0, &[0x5f, service_action, kind]), (8, &[24])]);
+    (cdb, list)
+}
+
 /// SYNCHRONIZE CACHE(10) of the whole unit.
 #[must_use]
 pub fn synchronize_cache10() -> Cdb {

@@ -1,8 +1,9 @@
 //! All units, who sees them, and what each nexus has still to be told.
 
 mod copies;
+mod reserving;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -16,15 +17,17 @@ use super::mode::{self, Protection};
 use super::opcodes::{self, Abilities, Effect, Opcode};
 use super::parse::{BlockCommand, Command, ModeHeader};
 use super::report;
+use super::reservation::Registrant;
 use super::sense::{Sense, SenseFormat};
-use super::tray::{Arrival, Medium, Removal, TrayMove};
-use super::unit::Unit;
+use super::tray::{Arrival, Removal, TrayMove};
+use super::unit::{Unit, UnitConfig};
 use super::{Reply, Start};
-use crate::backend::{Backend, Geometry};
+use crate::backend::Geometry;
 use crate::hosts::{
     self, Access, ChapSecrets, ConfigError, GroupConfig, HostConfig, HostId, Hosts, MapConfig,
     Mapping, Refused, UnitId, View,
 };
+use crate::registry::Scope;
 
 /// Everything one target serves; shared by all connections of its thread.
 ///
@@ -42,6 +45,8 @@ pub struct Array {
     copies: Copies,
     cache_losses: BTreeSet<(UnitId, String)>,
     cache_losses_told: Vec<(UnitId, String)>,
+    /// Whose tasks a preemption has aborted; not passed on yet.
+    aborted: VecDeque<(NexusId, Scope)>,
 }
 
 /// A whole configuration of an array.
@@ -57,18 +62,6 @@ pub struct ArrayConfig {
     pub maps: Vec<MapConfig>,
     /// The units.
     pub units: Vec<UnitConfig>,
-}
-
-/// One unit as configured. Serial number and NAA name follow from its id.
-pub struct UnitConfig {
-    /// The UUID of its volume.
-    pub id: UnitId,
-    /// Name shown to operators.
-    pub name: String,
-    /// Its store.
-    pub backend: Rc<dyn Backend>,
-    /// Whether initiators can eject it.
-    pub medium: Medium,
 }
 
 /// What follows from a new configuration.
@@ -115,6 +108,8 @@ pub enum ResetScope {
 
 struct OpenNexus {
     nexus: Nexus,
+    /// The same, as reservations know it.
+    who: Registrant,
     host: HostId,
     view: Rc<View>,
     attentions: BTreeMap<UnitId, Attentions>,
@@ -157,6 +152,9 @@ impl Array {
                 applied.evicted.push(*id);
             }
             open.see(owner.map_or_else(Rc::default, |host| Rc::clone(&host.view)));
+            for unit in self.units.values_mut().filter(|it| !open.sees(it.id)) {
+                unit.forget(*id);
+            }
         }
         Ok(applied)
     }
@@ -178,6 +176,7 @@ impl Array {
         target_name.clone_into(&mut self.target_name);
         self.portals = portals;
         for open in self.nexuses.values_mut() {
+            open.who = reserving::registrant(&open.nexus, &self.portals);
             open.raise_everywhere(Attention::AccessStateChanged);
         }
     }
@@ -210,8 +209,10 @@ impl Array {
             .hosts
             .host(host)
             .map_or_else(Rc::default, |host| Rc::clone(&host.view));
+        let who = reserving::registrant(&nexus, &self.portals);
         let mut open = OpenNexus {
             nexus,
+            who,
             host,
             view,
             attentions: BTreeMap::new(),
@@ -335,6 +336,7 @@ impl Array {
         let Some(Mapping { unit: id, access }) = open.mapping(lun) else {
             return Start::Reply(self.without_unit(nexus, &cdb));
         };
+        self.settle(id);
         let unit = self.units.get(&id).expect("views map to units that exist");
         let geometry = unit.backend.geometry();
         if geometry.blocks != unit.announced_blocks {
@@ -347,6 +349,13 @@ impl Array {
             access,
             offered_bytes,
         };
+        if let Some(answer) = self.conflict(&cdb, &ask) {
+            return answer;
+        }
+        if let Some(attention) = self.attention(&cdb, &ask) {
+            let reply = self.check(id, attention.sense());
+            return self.reply_with(attention, reply, &ask);
+        }
         self.admit(&cdb, &ask)
             .and_then(|command| self.dispatch(command, &ask))
             .unwrap_or_else(|sense| Start::Reply(self.check(id, sense)))
@@ -418,26 +427,32 @@ impl Array {
                 | Command::ModeSelect { .. }
                 | Command::StartStop { .. }
                 | Command::PreventAllow(_)
+                | Command::Reservation(_)
                 | Command::Blocks(_) => Err(Sense::NO_UNIT),
             });
         answer.unwrap_or_else(Reply::check)
     }
 
-    /// Everything that is checked before the meaning of a command: unit attentions (SAM-5 §5.14),
-    /// the operation code, NACA, write protection; then its fields.
-    fn admit(&mut self, cdb: &[u8; CDB_BYTES], ask: &Ask) -> Result<Command, Sense> {
-        let open = self
-            .nexuses
-            .get_mut(&ask.nexus)
-            .expect("the nexus was looked up before");
-        if !matches!(cdb[0], REQUEST_SENSE | INQUIRY | REPORT_LUNS)
-            && let Some(attention) = open.take_attention(ask.unit)
-        {
-            return Err(attention.sense());
+    /// The unit attention that a command has to report instead of being carried out (SAM-5 §5.14).
+    fn attention(&mut self, cdb: &[u8; CDB_BYTES], ask: &Ask) -> Option<Attention> {
+        if matches!(cdb[0], REQUEST_SENSE | INQUIRY | REPORT_LUNS) {
+            return None;
         }
+        self.open_mut(ask).take_attention(ask.unit)
+    }
+
+    fn open_mut(&mut self, ask: &Ask) -> &mut OpenNexus {
+        self.nexuses
+            .get_mut(&ask.nexus)
+            .expect("the nexus was looked up before")
+    }
+
+    /// Everything that is checked before the meaning of a command: the operation code, NACA, write
+    /// protection; then its fields.
+    fn admit(&self, cdb: &[u8; CDB_BYTES], ask: &Ask) -> Result<Command, Sense> {
         let unit = &self.units[&ask.unit];
         let abilities = unit.abilities(&ask.geometry);
-        let opcode = Opcode::find(cdb, abilities).ok_or(Sense::OPCODE)?;
+        let opcode = Opcode::find(cdb, abilities).ok_or_else(|| opcodes::unknown(cdb))?;
         if opcodes::asks_naca(cdb) {
             return Err(Sense::CDB_FIELD);
         }
@@ -464,15 +479,14 @@ impl Array {
                 format,
                 allocation_bytes,
             } => {
-                let open = self
-                    .nexuses
-                    .get_mut(&ask.nexus)
-                    .expect("the nexus was looked up before");
-                let attention = open.take_attention(ask.unit);
-                let sense = attention
-                    .map_or(Sense::NONE, Attention::sense)
-                    .with_format(format);
-                Reply::truncated(sense.to_bytes().to_vec(), allocation_bytes)
+                let attention = self.open_mut(ask).take_attention(ask.unit);
+                let sense = attention.map_or(Sense::NONE, Attention::sense);
+                let sense = sense.with_format(format).to_bytes();
+                let reply = Reply::truncated(sense.to_vec(), allocation_bytes);
+                return Ok(match attention {
+                    Some(attention) => self.reply_with(attention, reply, ask),
+                    None => Start::Reply(reply),
+                });
             }
             Command::Inquiry {
                 page,
@@ -482,10 +496,7 @@ impl Array {
                 select,
                 allocation_bytes,
             } => {
-                let open = self
-                    .nexuses
-                    .get_mut(&ask.nexus)
-                    .expect("the nexus was looked up before");
+                let open = self.open_mut(ask);
                 open.clear_everywhere(Attention::LunsChanged);
                 Reply::truncated(report::luns(select, &open.view), allocation_bytes)
             }
@@ -521,6 +532,7 @@ impl Array {
             Command::ModeSelect { header, list_bytes } => {
                 return Ok(self.execute(ask, Task::ModeSelect(header), list_bytes));
             }
+            Command::Reservation(asked) => return Ok(self.start_reserving(asked, ask)),
             Command::Blocks(command) => return self.start_blocks(command, ask),
         };
         Ok(Start::Reply(reply))

@@ -19,6 +19,12 @@ pub(crate) enum Attention {
     MediumLoaded,
     /// CAPACITY DATA HAS CHANGED.
     CapacityChanged,
+    /// REGISTRATIONS PREEMPTED.
+    RegistrationsPreempted,
+    /// RESERVATIONS PREEMPTED.
+    ReservationsPreempted,
+    /// RESERVATIONS RELEASED.
+    ReservationsReleased,
     /// MODE PARAMETERS CHANGED.
     ModeChanged,
     /// ASYMMETRIC ACCESS STATE CHANGED.
@@ -34,10 +40,22 @@ impl Attention {
             Self::LunsChanged => [0x3f, 0x0e],
             Self::MediumLoaded => [0x28, 0x00],
             Self::CapacityChanged => [0x2a, 0x09],
+            Self::RegistrationsPreempted => [0x2a, 0x05],
+            Self::ReservationsPreempted => [0x2a, 0x03],
+            Self::ReservationsReleased => [0x2a, 0x04],
             Self::ModeChanged => [0x2a, 0x01],
             Self::AccessStateChanged => [0x2a, 0x06],
         };
         Sense::new(SenseKey::UnitAttention, code, qualifier)
+    }
+
+    /// Whether it tells of replicated state, so that reporting it takes the right to answer
+    /// (law R5).
+    pub(crate) fn tells_replicated_state(self) -> bool {
+        matches!(
+            self,
+            Self::RegistrationsPreempted | Self::ReservationsPreempted | Self::ReservationsReleased
+        )
     }
 }
 
@@ -63,6 +81,9 @@ impl Attentions {
             | Attention::LunsChanged
             | Attention::MediumLoaded
             | Attention::CapacityChanged
+            | Attention::RegistrationsPreempted
+            | Attention::ReservationsPreempted
+            | Attention::ReservationsReleased
             | Attention::ModeChanged
             | Attention::AccessStateChanged => {}
         }

@@ -130,3 +130,18 @@ layout!(
         opcode: u8, lists: u8, first: U32, allocation_bytes: U32, reserved: u8, control: u8,
     }
 );
+layout!(
+    /// PERSISTENT RESERVE IN.
+    PersistentIn, 10,
+    {
+        opcode: u8, service_action: u8, reserved: [u8; 5], allocation_bytes: U16, control: u8,
+    }
+);
+layout!(
+    /// PERSISTENT RESERVE OUT.
+    PersistentOut, 10,
+    {
+        opcode: u8, service_action: u8, scope_and_type: u8, reserved: [u8; 2], list_bytes: U32,
+        control: u8,
+    }
+);

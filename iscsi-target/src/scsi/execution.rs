@@ -9,6 +9,7 @@ use super::array::{Array, NexusId};
 use super::block::{Next, Work};
 use super::copy::Copying;
 use super::parse::ModeHeader;
+use super::reservation::Reserving;
 use super::sense::{self, Sense};
 use super::{Reply, Step};
 use crate::backend::{Backend, BackendError, Done, Geometry};
@@ -30,6 +31,7 @@ pub(crate) enum Task {
     Blocks(Work),
     ModeSelect(ModeHeader),
     Copy(Copying),
+    Reserve(Reserving),
 }
 
 impl Execution {
@@ -63,6 +65,7 @@ impl Execution {
                 .select_mode(self.nexus, self.unit, *header, &data_out)
                 .map(|()| Next::Answer(Reply::good())),
             Task::Copy(copying) => copying.begin(array, &data_out),
+            Task::Reserve(reserving) => array.reserve(self.nexus, self.unit, reserving, &data_out),
         };
         self.step(array, next)
     }
@@ -77,6 +80,11 @@ impl Execution {
                     None => return Step::Drop,
                 }
             }
+            (Task::Reserve(reserving), Ok(_)) => array.reserved(self.unit, reserving),
+            (Task::Reserve(reserving), Err(error)) => match reserving.fail(error) {
+                Some(sense) => Err(sense),
+                None => return Step::Drop,
+            },
             (Task::Copy(copying), Ok(done)) => copying.advance(array, done),
             (Task::Copy(copying), Err(error)) => match copying.fail(array, error) {
                 Some(sense) => Err(sense),
@@ -90,6 +98,11 @@ impl Execution {
     /// Whether what it has read so far takes no memory any more.
     pub(crate) fn has_let_go(&self) -> bool {
         matches!(&self.task, Task::Copy(copying) if copying.is_between_pieces())
+    }
+
+    /// Whether it is about reservations: one that preempts its own nexus is not aborted by it.
+    pub(crate) fn reserves(&self) -> bool {
+        matches!(self.task, Task::Reserve(_))
     }
 
     /// Whether its answer is the news of a lost cache (law D5).

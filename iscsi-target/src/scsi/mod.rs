@@ -29,6 +29,7 @@ mod mode;
 mod opcodes;
 mod parse;
 mod report;
+mod reservation;
 mod sense;
 #[cfg(test)]
 mod tests;
@@ -41,10 +42,12 @@ use bytes::Bytes;
 
 use crate::backend::{Backend, Request};
 pub use crate::hosts::UnitId;
-pub use array::{Applied, Array, ArrayConfig, Nexus, NexusId, Portal, ResetScope, UnitConfig};
+pub use array::{Applied, Array, ArrayConfig, Nexus, NexusId, Portal, ResetScope};
 pub use execution::Execution;
+pub use reservation::RESERVATIONS_BYTES_MAX;
 pub use sense::{Sense, SenseFormat, SenseKey, Status};
 pub use tray::Medium;
+pub use unit::{Reserved, UnitConfig};
 
 /// What became of a command that was just received.
 #[derive(Debug)]
@@ -106,6 +109,15 @@ impl Reply {
     pub(crate) fn truncated(mut data: Vec<u8>, allocation_bytes: usize) -> Self {
         data.truncate(allocation_bytes);
         Self::data(data.into())
+    }
+
+    /// `status` without data or sense.
+    pub(crate) const fn plain(status: Status) -> Self {
+        Self {
+            status,
+            data_in: Vec::new(),
+            sense: None,
+        }
     }
 
     /// CHECK CONDITION.

@@ -5,6 +5,7 @@ use super::Reply;
 use super::cdb::CDB_BYTES;
 use super::copy;
 use super::parse::{self, OpcodeQuery, Parse, Timeouts};
+use super::reservation;
 use super::sense::Sense;
 
 /// One command.
@@ -36,12 +37,16 @@ pub(crate) enum Conflict {
     Never,
     /// The one of RESERVE, no persistent one.
     Legacy,
+    /// The one of RESERVE, also one's own: either kind keeps the other out (SPC-2 §5.5.1).
+    Rival,
     /// The one of RESERVE, and persistent ones that give exclusive access: it reads.
     Exclusive,
     /// Each: it changes something.
     Always,
     /// As `Never` if the CDB asks for what disturbs nobody, else as `Always`.
     Unless(fn(&[u8; CDB_BYTES]) -> bool),
+    /// RESERVE and RELEASE: decided where they are carried out.
+    ByItself,
 }
 
 /// What a unit must have for a command to exist.
@@ -74,20 +79,15 @@ impl Opcode {
     }
 
     /// Which reservations it conflicts with, by what this CDB asks of it.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "whoever admits commands asks, as soon as there are any"
-        )
-    )]
     pub(crate) fn conflict(&self, cdb: &[u8; CDB_BYTES]) -> Conflict {
         match self.conflict {
             Conflict::Unless(harmless) if harmless(cdb) => Conflict::Never,
             Conflict::Unless(_) | Conflict::Always => Conflict::Always,
-            Conflict::Never => Conflict::Never,
-            Conflict::Legacy => Conflict::Legacy,
-            Conflict::Exclusive => Conflict::Exclusive,
+            plain @ (Conflict::Never
+            | Conflict::Legacy
+            | Conflict::Rival
+            | Conflict::Exclusive
+            | Conflict::ByItself) => plain,
         }
     }
 
@@ -106,6 +106,15 @@ impl Opcode {
             5 => 12,
             _ => 10,
         }
+    }
+}
+
+/// Why there is no command for a CDB. The service action of PERSISTENT RESERVE IN and OUT is a
+/// field; elsewhere it belongs to the operation code, and each names a command of its own.
+pub(crate) fn unknown(cdb: &[u8; CDB_BYTES]) -> Sense {
+    match cdb[0] {
+        PERSISTENT_IN | PERSISTENT_OUT => Sense::CDB_FIELD,
+        _ => Sense::OPCODE,
     }
 }
 
@@ -244,9 +253,38 @@ const fn acts(
     }
 }
 
+const fn persistent_in(action: u8) -> Opcode {
+    let usage = &[0, 0, 0, 0, 0, 0, F, F];
+    acts(
+        PERSISTENT_IN,
+        action,
+        reservation::persistent_in,
+        Conflict::Rival,
+        usage,
+    )
+}
+
+/// Registering and clearing have no type.
+const fn persistent_out(action: u8) -> Opcode {
+    let usage: &[u8] = match action {
+        0x01 | 0x02 | 0x04 | 0x05 => &[0, F, 0, 0, F, F, F, F],
+        _ => &[0, 0, 0, 0, F, F, F, F],
+    };
+    acts(
+        PERSISTENT_OUT,
+        action,
+        reservation::persistent_out,
+        Conflict::Rival,
+        usage,
+    )
+}
+
+const PERSISTENT_IN: u8 = 0x5e;
+const PERSISTENT_OUT: u8 = 0x5f;
 const ADDRESS_6: &[u8] = &[0x1f, 0xff, 0xff, 0xff];
 const COPY: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F];
 const COPY_RESULTS: &[u8] = &[0, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F];
+const LEGACY_10: &[u8] = &[0x13, 0, 0, 0, 0, 0, F, F];
 const NOTHING: &[u8] = &[];
 const F: u8 = 0xff;
 
@@ -328,6 +366,18 @@ const OPCODES: &[Opcode] = &[
         parse::mode_select_6,
         Conflict::Always,
         &[0x11, 0, 0, F],
+    ),
+    reads(
+        0x16,
+        reservation::legacy_reserve,
+        Conflict::ByItself,
+        &[0x1f],
+    ),
+    reads(
+        0x17,
+        reservation::legacy_release,
+        Conflict::ByItself,
+        &[0x1f],
     ),
     reads(
         0x1a,
@@ -426,6 +476,30 @@ const OPCODES: &[Opcode] = &[
         Conflict::Always,
         COPY_RESULTS,
     ),
+    reads(
+        0x56,
+        reservation::legacy_reserve,
+        Conflict::ByItself,
+        LEGACY_10,
+    ),
+    reads(
+        0x57,
+        reservation::legacy_release,
+        Conflict::ByItself,
+        LEGACY_10,
+    ),
+    persistent_in(0x00),
+    persistent_in(0x01),
+    persistent_in(0x02),
+    persistent_in(0x03),
+    persistent_out(0x00),
+    persistent_out(0x01),
+    persistent_out(0x02),
+    persistent_out(0x03),
+    persistent_out(0x04),
+    persistent_out(0x05),
+    persistent_out(0x06),
+    persistent_out(0x07),
     changes(
         0x8b,
         parse::or_write,

@@ -6,6 +6,7 @@ use super::cdb::{
     StartStop, Unmap, view,
 };
 use super::copy::CopyQuery;
+use super::reservation::Asked;
 use super::sense::{Sense, SenseFormat};
 use super::tray::{Removal, TrayMove};
 use crate::backend::{Fua, MayUnmap};
@@ -55,6 +56,7 @@ pub(crate) enum Command {
         tray_move: Option<TrayMove>,
     },
     PreventAllow(Removal),
+    Reservation(Asked),
     Blocks(BlockCommand),
 }
 

@@ -114,6 +114,10 @@ impl Sense {
     pub const CSCD_TYPE: Self = Self::new(SenseKey::CopyAborted, 0x0d, 0x03);
     /// COPY SEGMENT GRANULARITY VIOLATION.
     pub const COPY_GRANULARITY: Self = Self::new(SenseKey::CopyAborted, 0x26, 0x0d);
+    /// INVALID RELEASE OF PERSISTENT RESERVATION.
+    pub const INVALID_RELEASE: Self = Self::new(SenseKey::IllegalRequest, 0x26, 0x04);
+    /// INSUFFICIENT REGISTRATION RESOURCES.
+    pub const REGISTRATIONS: Self = Self::new(SenseKey::IllegalRequest, 0x55, 0x04);
     /// SAVING PARAMETERS NOT SUPPORTED.
     pub const SAVING: Self = Self::new(SenseKey::IllegalRequest, 0x39, 0x00);
     /// MEDIUM NOT PRESENT.

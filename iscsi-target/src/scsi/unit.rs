@@ -2,15 +2,41 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::array::{NexusId, UnitConfig};
+use super::array::NexusId;
 use super::mode::{ModeState, Protection};
 use super::opcodes::Abilities;
+use super::reservation::Keeping;
 use super::sense::SenseFormat;
 use super::tray::{Medium, Removal, Tray};
 use crate::backend::{Backend, Geometry};
 use crate::hosts::{Access, ConfigError, UnitId};
+
+/// One unit as configured. Serial number and NAA name follow from its id.
+pub struct UnitConfig {
+    /// The UUID of its volume.
+    pub id: UnitId,
+    /// Name shown to operators.
+    pub name: String,
+    /// Its store.
+    pub backend: Rc<dyn Backend>,
+    /// Whether initiators can eject it.
+    pub medium: Medium,
+    /// What its reservations begin with.
+    pub reserved: Reserved,
+}
+
+/// What the reservations of a unit begin with when a configuration is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// With what its store has kept, read since this box began to serve; none, if that is nothing.
+    Stored(Option<Bytes>),
+    /// With what they are: the configuration changes while the box serves. A unit that was not
+    /// there has none.
+    Live,
+}
 
 /// A unit. Both boxes derive the same identity from the same id.
 pub(crate) struct Unit {
@@ -23,6 +49,7 @@ pub(crate) struct Unit {
     pub(crate) announced_blocks: u64,
     /// Only a removable medium has one.
     pub(crate) tray: Option<Tray>,
+    pub(crate) keeping: Keeping,
 }
 
 impl Unit {
@@ -33,9 +60,20 @@ impl Unit {
             name,
             backend,
             medium,
+            reserved,
         } = config;
         let geometry = backend.geometry();
-        check(&geometry).map_err(|problem| ConfigError::BadUnit { name, problem })?;
+        let bad = |problem| ConfigError::BadUnit {
+            name: name.clone(),
+            problem,
+        };
+        check(&geometry).map_err(bad)?;
+        let keeping = match reserved {
+            Reserved::Stored(record) => {
+                Keeping::stored(record.as_ref()).map_err(|_| bad(BAD_RECORD))?
+            }
+            Reserved::Live => earlier.map_or_else(Keeping::default, |unit| unit.keeping.clone()),
+        };
         let tray = match medium {
             Medium::Fixed => None,
             Medium::Removable => Some(
@@ -53,6 +91,7 @@ impl Unit {
             mode,
             announced_blocks,
             tray,
+            keeping,
         })
     }
 
@@ -74,6 +113,7 @@ impl Unit {
     /// Undoes what initiators have set.
     pub(crate) fn reset(&mut self) {
         self.mode = ModeState::default();
+        self.keeping.reset();
         if let Some(tray) = &mut self.tray {
             tray.reset();
         }
@@ -81,6 +121,7 @@ impl Unit {
 
     /// Undoes what an initiator holds as long as it is there.
     pub(crate) fn forget(&mut self, nexus: NexusId) {
+        self.keeping.forget(nexus);
         if let Some(tray) = &mut self.tray {
             tray.set_removal(nexus, Removal::Allow);
         }
@@ -135,3 +176,6 @@ fn check(geometry: &Geometry) -> Result<(), &'static str> {
     }
     Ok(())
 }
+
+const BAD_RECORD: &str = "its stored reservations cannot be read: another version of this program \
+                          wrote them; run that version";

@@ -110,6 +110,11 @@ impl Task {
         matches!(&self.work, Work::Run(execution) if execution.has_let_go())
     }
 
+    /// Whether it is about reservations.
+    pub(super) fn reserves(&self) -> bool {
+        matches!(&self.work, Work::Run(execution) if execution.reserves())
+    }
+
     pub(super) fn is_read(&self) -> bool {
         self.flags & READ != 0
     }
@@ -127,10 +132,15 @@ impl Session {
         queued_bytes: usize,
     ) -> BytesMut {
         let itt = Itt(command.itt.get());
+        let nexus = self.nexus.expect("checked by the caller");
+        // What a preemption aborts of this session is gone before the command is there.
+        ports.array.settle_at(nexus, command.lun);
+        while let Some(scope) = ports.array.next_aborted_of(nexus) {
+            self.clear(scope, ports.array);
+        }
         if let Err(incoming) = self.check_command(itt, command) {
             return self.expect(incoming);
         }
-        let nexus = self.nexus.expect("checked by the caller");
         let writes = command.flags & WRITE != 0;
         let expected = command.expected_len_bytes.get();
         let offered = if writes { expected } else { 0 };

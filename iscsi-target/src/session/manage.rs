@@ -4,6 +4,7 @@
 //! is admitted. What the backend was already asked to do goes on; its range stays locked there
 //! until it is settled.
 
+use super::command::Task;
 use super::{Early, Session, Wire};
 use crate::connection::{CloseReason, Manner, Ports};
 use crate::pdu::command::Command;
@@ -147,15 +148,16 @@ impl Session {
         let nexus = self.nexus;
         let hit = |lun: [u8; 8], unit: Option<UnitId>| match scope {
             Scope::All => true,
-            Scope::Unit(cleared) | Scope::TaskSet(cleared) => {
+            Scope::Unit(cleared) | Scope::TaskSet(cleared) | Scope::Preemptor(cleared) => {
                 let unit = unit.or_else(|| array.unit_at(nexus?, lun));
                 unit == Some(cleared)
             }
         };
+        let spares = |task: &Task| matches!(scope, Scope::Preemptor(_)) && task.reserves();
         let doomed: Vec<Itt> = self
             .tasks
             .iter()
-            .filter(|(_, task)| hit(task.lun, task.unit))
+            .filter(|(_, task)| hit(task.lun, task.unit) && !spares(task))
             .map(|(itt, _)| *itt)
             .collect();
         let early = self.abort_early(|bhs| {

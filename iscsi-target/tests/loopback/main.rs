@@ -5,6 +5,7 @@
 mod access;
 mod data;
 mod lifetime;
+mod reservations;
 mod tasks;
 
 use std::cell::Cell;
@@ -18,7 +19,7 @@ use iscsi_target::hosts::{Access, ChapSecrets, HostConfig, MapConfig, MapTarget}
 use iscsi_target::initiator::{InitiatorError, Login, Session, cdb};
 use iscsi_target::memory::MemoryBackend;
 use iscsi_target::registry::Limits;
-use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig, UnitId};
+use iscsi_target::scsi::{ArrayConfig, Medium, Reserved, UnitConfig, UnitId};
 use iscsi_target::shell::{Target, TargetSettings};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
@@ -127,6 +128,7 @@ fn config(backend: Rc<MemoryBackend>, chap: Option<ChapSecrets>) -> ArrayConfig 
             name: "zero".to_owned(),
             backend,
             medium: Medium::Fixed,
+            reserved: Reserved::Live,
         }],
         ..ArrayConfig::default()
     }

@@ -12,7 +12,7 @@ use clap::Parser;
 use iscsi_target::hosts::{Access, HostConfig, MapConfig, MapTarget};
 use iscsi_target::memory::{Answers, MemoryBackend};
 use iscsi_target::registry::Limits;
-use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig, UnitId};
+use iscsi_target::scsi::{ArrayConfig, Medium, Reserved, UnitConfig, UnitId};
 use iscsi_target::shell::{Target, TargetSettings};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -151,6 +151,7 @@ impl Served {
             name: format!("unit{number}"),
             backend: Rc::clone(backend) as _,
             medium: Medium::Fixed,
+            reserved: Reserved::Live,
         });
         let config = ArrayConfig {
             hosts: hosts.collect(),

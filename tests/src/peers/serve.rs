@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use iscsi_target::backend::{self, Backend, BackendError, Completion, Done, Geometry, Request};
 use iscsi_target::hosts::{Access, HostConfig, MapConfig, MapTarget};
 use iscsi_target::registry::Limits;
-use iscsi_target::scsi::{ArrayConfig, Medium, UnitConfig, UnitId};
+use iscsi_target::scsi::{ArrayConfig, Medium, Reserved, UnitConfig, UnitId};
 use iscsi_target::shell::{Target, TargetSettings};
 use replication::engine::{DiskError, Io, IoDone};
 use replication::shell::{Backing, Disk, IoChoice, aligned, disk, open_disk};
@@ -84,6 +84,7 @@ fn target(backend: Rc<dyn Backend>) -> anyhow::Result<Target> {
             name: "bench".to_owned(),
             backend,
             medium: Medium::Fixed,
+            reserved: Reserved::Live,
         }],
         ..ArrayConfig::default()
     })?;
@@ -126,6 +127,10 @@ impl Backend for NullStore {
         completion.complete(match request {
             Request::Read { len_bytes, .. } => Ok(Done::Data(self.zeros.slice(..len_bytes))),
             Request::Write { .. } | Request::Flush | Request::Confirm => Ok(Done::Ok),
+            Request::KeepReservations { receipt, .. } => {
+                receipt.sign();
+                Ok(Done::Ok)
+            }
             Request::WriteSame { .. }
             | Request::WriteZeroes { .. }
             | Request::Unmap { .. }
@@ -254,6 +259,11 @@ impl Backend for FileStore {
             Request::Flush => Io::Flush,
             // One box alone may always answer.
             Request::Confirm => return completion.complete(Ok(Done::Ok)),
+            // What is served here does not come back.
+            Request::KeepReservations { receipt, .. } => {
+                receipt.sign();
+                return completion.complete(Ok(Done::Ok));
+            }
             Request::WriteSame { .. }
             | Request::WriteZeroes { .. }
             | Request::Unmap { .. }

@@ -373,6 +373,27 @@ fn a_late_answer_of_the_backend_meets_nobody() {
 }
 
 #[test]
+fn d10_a_change_of_reservations_is_kept_although_its_session_ends_at_once() {
+    let mut table = Table::logged_in();
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[8]) = (0x5f, 0x06, 24);
+    let mut register = Command {
+        flags: FINAL | WRITE,
+        ..command(5, NEXT, cdb, 24)
+    };
+    register.data_len = Len24::new(24);
+    let mut list = [0; 24];
+    list[15] = 7;
+    table
+        .sender
+        .push(&register, &[Bytes::copy_from_slice(&list)]);
+    // In the same breath: a login within a session.
+    table.send(&login_request(0x87, 0), &[]);
+    assert!(table.closed.is_some());
+    assert!(table.backend.reservations().is_some());
+}
+
+#[test]
 fn an_aborted_write_takes_no_more_data() {
     let mut table = Table::logged_in();
     let write = Command {

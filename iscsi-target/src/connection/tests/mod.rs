@@ -20,7 +20,7 @@ use crate::pdu::frame::Digest;
 use crate::pdu::nop::NopOut;
 use crate::pdu::{Bhs, FINAL, Header, IMMEDIATE, Len24};
 use crate::registry::{ConnectionId, Limits};
-use crate::scsi::{ArrayConfig, Medium, UnitConfig, UnitId};
+use crate::scsi::{ArrayConfig, Medium, Reserved, UnitConfig, UnitId};
 use crate::types::{Itt, PortalTag, Ttt};
 
 const TARGET: &str = "iqn.2026-11.org.twinsan:table";
@@ -108,6 +108,7 @@ impl Table {
                 name: "zero".to_owned(),
                 backend: Rc::clone(&self.backend) as Rc<dyn Backend>,
                 medium: Medium::Fixed,
+                reserved: Reserved::Live,
             }],
             ..ArrayConfig::default()
         };

@@ -6,6 +6,7 @@ use super::{Array, Ask, NexusId, Protection, Start, Task, Unit};
 use crate::hosts::Mapping;
 use crate::scsi::Reply;
 use crate::scsi::copy::{self, Copies, CopyId, CopyQuery, Copying, Cscd, End, LIST_MAX_BYTES};
+use crate::scsi::opcodes::Conflict;
 use crate::scsi::sense::Sense;
 
 impl Array {
@@ -14,8 +15,14 @@ impl Array {
         &mut self.copies
     }
 
-    /// One side of a copy, if the nexus sees such a unit now.
-    pub(crate) fn copy_end(&self, nexus: NexusId, cscd: Option<&Cscd>) -> Result<End, Sense> {
+    /// One side of a copy, if the nexus sees such a unit now and no reservation keeps it from what
+    /// the copy does there.
+    pub(crate) fn copy_end(
+        &self,
+        nexus: NexusId,
+        cscd: Option<&Cscd>,
+        conflict: Conflict,
+    ) -> Result<End, Sense> {
         let cscd = cscd.ok_or(Sense::NO_SUCH_CSCD)?;
         if cscd.device_type != BLOCK_DEVICE {
             return Err(Sense::CSCD_TYPE);
@@ -27,6 +34,10 @@ impl Array {
         let geometry = unit.backend.geometry();
         if cscd.block_bytes != geometry.block_bytes {
             return Err(Sense::COPY_GRANULARITY);
+        }
+        let who = &self.nexuses[&nexus].who;
+        if unit.keeping.refuse(nexus, who, conflict) {
+            return Err(Sense::THIRD_PARTY_FAILURE);
         }
         Ok(End {
             unit: unit.id,

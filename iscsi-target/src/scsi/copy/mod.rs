@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::Reply;
 use super::array::{Array, NexusId};
 use super::block::{Next, Span};
+use super::opcodes::Conflict;
 use super::sense::Sense;
 use crate::backend::{Backend, BackendError, Done, Fua, Geometry, MayUnmap, Request};
 use crate::hosts::UnitId;
@@ -168,7 +169,7 @@ impl Copying {
         let cscd = self.list.cscd(segment.destination);
         let destination = array
             .may_copy_to(self.nexus, cscd)
-            .and_then(|()| array.copy_end(self.nexus, cscd));
+            .and_then(|()| array.copy_end(self.nexus, cscd, Conflict::Always));
         let destination = match destination {
             Ok(destination) => destination,
             Err(sense) => {
@@ -202,8 +203,9 @@ impl Copying {
 
     /// The next piece of a segment and where to read it; none if all of it is copied.
     fn piece(&self, array: &mut Array, segment: &Segment) -> Result<Option<(End, Piece)>, Sense> {
-        let source = array.copy_end(self.nexus, self.list.cscd(segment.source))?;
-        let destination = array.copy_end(self.nexus, self.list.cscd(segment.destination))?;
+        let end = |cscd, conflict| array.copy_end(self.nexus, self.list.cscd(cscd), conflict);
+        let source = end(segment.source, Conflict::Exclusive)?;
+        let destination = end(segment.destination, Conflict::Always)?;
         let counted_by = match segment.counted_by {
             Side::Source => &source,
             Side::Destination => &destination,

@@ -95,9 +95,9 @@ fn what_a_cdb_gets_wrong_has_its_own_sense() {
         (&[0x1a, 0, 0x3e, 0, 96, 0], field),
         (&[0x15, 0x00, 0, 0, 0, 0], field),
         (&[0x15, 0x11, 0, 0, 0, 0], field),
-        // No such command.
-        (&[0x16, 0, 0, 0, 0, 0], [5, 0x20, 0]),
-        (&[0x5e, 0, 0, 0, 0, 0, 0, 0, 8, 0], [5, 0x20, 0]),
+        // No such service action, no such command.
+        (&[0x5e, 4, 0, 0, 0, 0, 0, 0, 8, 0], field),
+        (&[0x3e, 0, 0, 0, 0, 0], [5, 0x20, 0]),
         (&[0x9e, 0x1f], [5, 0x20, 0]),
         (&[0xff], [5, 0x20, 0]),
     ];

@@ -456,3 +456,38 @@ fn limits_are_told_in_both_places() {
     assert_eq!(page, expected.concat());
     assert_eq!(pair.bench.sense(&results(0x01, 0), &[]), [5, 0x20, 0]);
 }
+
+#[test]
+fn a_copy_is_kept_out_by_reservations_on_both_sides() {
+    let mut pair = Pair::new();
+    let second = pair.bench.log_in(SECOND);
+    let source = list(1, &[cscd(DISK), cscd(OTHER)], &[segment((0, 0), (1, 0), 1)]);
+    let (register, key) = reservations::out(6, 0, 0, 1);
+    assert_eq!(
+        pair.bench.run_as(second, 0, &register, &key).status,
+        Status::Good
+    );
+    for (kind, refused) in [(1, false), (3, true)] {
+        let (reserve, key) = reservations::out(1, kind, 1, 0);
+        assert_eq!(
+            pair.bench.run_as(second, 0, &reserve, &key).status,
+            Status::Good
+        );
+        // Sent to the other unit, which nobody has reserved.
+        let reply = pair.on(1, &copy_of(&source), &source);
+        if refused {
+            assert_eq!(sense_of(&reply), [0x0a, 0x0d, 0x01]);
+        } else {
+            assert_eq!(reply.status, Status::Good);
+        }
+        let back = list(2, &[cscd(OTHER), cscd(DISK)], &[segment((0, 0), (1, 0), 1)]);
+        let reply = pair.on(1, &copy_of(&back), &back);
+        assert_eq!(sense_of(&reply), [0x0a, 0x0d, 0x01], "{kind}");
+        assert_eq!(pair.copy(&source).status, Status::ReservationConflict);
+        let (release, key) = reservations::out(2, kind, 1, 0);
+        assert_eq!(
+            pair.bench.run_as(second, 0, &release, &key).status,
+            Status::Good
+        );
+    }
+}

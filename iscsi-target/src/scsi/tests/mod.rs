@@ -2,9 +2,11 @@
 
 mod blocks;
 mod copies;
+mod crashes;
 mod identity;
 mod masking;
 mod modes;
+mod reservations;
 mod strangers;
 
 use std::rc::Rc;
@@ -173,6 +175,7 @@ pub(super) fn unit(id: UnitId, disk: &Rc<MemoryBackend>) -> UnitConfig {
         name: "disk".to_owned(),
         backend,
         medium: Medium::Fixed,
+        reserved: Reserved::Live,
     }
 }
 
