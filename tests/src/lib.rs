@@ -13,6 +13,7 @@ pub mod net;
 pub mod node;
 pub mod oracle;
 pub mod peers;
+pub mod reservation;
 pub mod rng;
 pub mod script;
 pub mod swarm;

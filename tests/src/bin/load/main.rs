@@ -1,11 +1,12 @@
 //! The initiators of the cluster tests, as a process of their own: it knows portals and names,
 //! nothing else, and answers each line of its input with one JSON line.
 //!
-//! `lock` shares a lock with others and takes `progress N SECONDS` and `stop`. `write` keeps a
+//! `drive` sends single commands. `lock` shares a lock with others and takes `progress N SECONDS` and `stop`. `write` keeps a
 //! verified load running and takes `measure`, `gap`, `progress N SECONDS`, `flush`, `stop`,
 //! `resume`, `verify`, `verify-flushed` and `status`. `hold` keeps one session and takes
 //! `read BLOCK`, `write BLOCK VERSION` and `flush`; these answer when a status arrives.
 
+mod drive;
 mod lock;
 mod path;
 
@@ -35,6 +36,8 @@ enum Options {
     Hold(Where),
     /// A lock that is shared with others.
     Lock(LockOptions),
+    /// Single commands.
+    Drive(Where),
 }
 
 #[derive(Args, Debug)]
@@ -91,6 +94,7 @@ fn main() {
         match options {
             Options::Write(options) => write(&options, lines).await,
             Options::Hold(at) => hold(at, lines).await,
+            Options::Drive(at) => drive::drive(at, lines).await,
             Options::Lock(options) => lock::lock(options, lines).await,
         }
     });

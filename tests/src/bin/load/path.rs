@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use iscsi_target::initiator::{Login, Response, Session, cdb};
-use tokio::time::sleep;
+use iscsi_target::initiator::{InitiatorError, Login, Response, Session, cdb};
+use tokio::time::{sleep, timeout};
 
 use crate::Where;
 
@@ -14,6 +14,8 @@ use crate::Where;
 const AGAIN: Duration = Duration::from_millis(20);
 /// A login that takes longer is given up, so that a dead path does not hold back a live one.
 const LOGIN_MS: u64 = 1000;
+/// A command without an answer for so long never gets one: its task was aborted by somebody else.
+const ANSWER_WAIT: Duration = Duration::from_secs(6);
 /// CHECK CONDITION, BUSY and TASK SET FULL (SAM-5 table 39).
 const CHECK_CONDITION: u8 = 0x02;
 const BUSY: u8 = 0x08;
@@ -60,7 +62,11 @@ impl Path {
         loop {
             let session = self.session().await;
             let sent = session.execute(cdb::lun(0), command, data.clone(), in_bytes);
-            match sent.await {
+            let answer = match timeout(ANSWER_WAIT, sent).await {
+                Ok(answer) => answer,
+                Err(_) => Err(InitiatorError::Timeout),
+            };
+            match answer {
                 Ok(answer) if was_not_begun(&answer) => sleep(AGAIN).await,
                 Ok(answer) if answer.status == CHECK_CONDITION && is_aborted(&answer) => {
                     return Fate::Unknown;

@@ -1,21 +1,17 @@
-//! What cluster software builds on one LUN that several hosts share, while the primary is killed
-//! again and again.
-//!
-//! Needs root, `ip` and `nft`. Identifiers such as X50 are rows of the administrators' checklist.
+//! A lock made of COMPARE AND WRITE, as cluster file systems and hypervisors use it.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::lab::{Disk, ISCSI_PORT, Initiator, LOAD_NAME, Lab, METER_NAME, Net, OTHER_NAME, Place};
+use tests::lab::{Initiator, Lab, Net};
+
+use super::{INITIATORS, initiator, pair};
 
 /// Where the lock is, in sectors; no other test data are on the volume.
 const LOCK_LBA: u64 = 4096;
 /// How often the primary is killed.
 const FAILOVERS: u32 = 20;
-/// The fourth initiator, besides those that the lab knows.
-const FOURTH_NAME: &str = "iqn.2026-11.org.example:fourth";
 /// Stays of each initiator that show that it gets its turn.
 const STAYS: u64 = 5;
 /// Within this every initiator gets its turn, whatever has just failed.
@@ -34,15 +30,10 @@ struct Stay {
 /// often the primary dies, never are two inside, and no one's count is lost or done twice.
 #[test]
 fn x50_x53_z14_z33_a_lock_lets_one_in_across_fail_overs() {
-    let mut lab = Lab::with_pair(Disk::Files);
-    lab.must(Place::San1, &["host", "add", "h3", "--iqn", FOURTH_NAME]);
-    lab.must(Place::San1, &["lun", "map", "h3", "0", tests::lab::VOLUME]);
-    let mut lockers = [
-        locker(&mut lab, Place::Initiator, LOAD_NAME, 1),
-        locker(&mut lab, Place::Initiator, METER_NAME, 2),
-        locker(&mut lab, Place::Observer, OTHER_NAME, 3),
-        locker(&mut lab, Place::Observer, FOURTH_NAME, 4),
-    ];
+    let mut lab = pair();
+    let mut lockers: Vec<Initiator> = (0..INITIATORS.len())
+        .map(|number| locker(&mut lab, number))
+        .collect();
     take_turns(&mut lockers);
     for _ in 0..FAILOVERS {
         let primary = lab.primary();
@@ -56,20 +47,9 @@ fn x50_x53_z14_z33_a_lock_lets_one_in_across_fail_overs() {
     assert_eq!(lab.first_difference(), None, "the data areas differ");
 }
 
-fn locker(lab: &mut Lab, place: Place, name: &str, seed: u64) -> Initiator {
-    let target = lab.protected(Place::San1).target().to_owned();
-    let log = lab.folder(place).with_extension("log");
-    let program = Path::new(env!("CARGO_BIN_EXE_load"));
-    let mut command = lab.network().command(place, program);
-    command
-        .arg("lock")
-        .args(["--target", &target, "--initiator", name])
-        .args(["--seed", &seed.to_string(), "--lba", &LOCK_LBA.to_string()]);
-    for net in Net::FABRICS {
-        let portal = format!("{}:{ISCSI_PORT}", net.service_address());
-        command.args(["--portal", &portal]);
-    }
-    Initiator::start(command, name, &log)
+fn locker(lab: &mut Lab, number: usize) -> Initiator {
+    let lba = LOCK_LBA.to_string();
+    initiator(lab, "lock", number, &Net::FABRICS, &["--lba", &lba])
 }
 
 fn take_turns(lockers: &mut [Initiator]) {
