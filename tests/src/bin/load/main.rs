@@ -1,10 +1,11 @@
 //! The initiators of the cluster tests, as a process of their own: it knows portals and names,
 //! nothing else, and answers each line of its input with one JSON line.
 //!
-//! `drive` sends single commands. `lock` shares a lock with others and takes `progress N SECONDS` and `stop`. `write` keeps a
-//! verified load running and takes `measure`, `gap`, `progress N SECONDS`, `flush`, `stop`,
-//! `resume`, `verify`, `verify-flushed` and `status`. `hold` keeps one session and takes
-//! `read BLOCK`, `write BLOCK VERSION` and `flush`; these answer when a status arrives.
+//! `drive` sends single commands. `lock` shares a lock with others and takes `progress N SECONDS`
+//! and `stop`. `write` keeps a verified load running and takes `measure`, `gap`,
+//! `progress N SECONDS`, `flush`, `stop`, `resume`, `verify`, `verify-flushed` and `status`. `hold`
+//! keeps one session and takes `read BLOCK`, `write BLOCK VERSION` and `flush`; these answer when
+//! a status arrives.
 
 mod drive;
 mod lock;
