@@ -9,7 +9,11 @@ use super::reservations::out;
 use super::*;
 use crate::backend::{Completion, Done, Receipt};
 use crate::scsi::opcodes::Conflict;
-use crate::scsi::reservation::{InAction, InitiatorPort, Registrant, Reservations};
+use crate::scsi::parse::Command;
+use crate::scsi::reservation::{
+    Asked, InAction, InitiatorPort, Origin, Outcome, Refusal, Registrant, Reservations,
+    persistent_out,
+};
 
 const INITIATORS: [&str; 2] = [FIRST, SECOND];
 const WRITE: &[u8] = &[0x2a, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -108,6 +112,7 @@ struct Running {
     tag: Tag,
     who: usize,
     cdb: Vec<u8>,
+    data: Vec<u8>,
     /// The state that this command made, if it made one.
     made: Option<usize>,
     /// What had been seen when it was sent.
@@ -183,7 +188,7 @@ impl World {
         let nexus = self.nexuses[who];
         let mut execution = match self.array.start(nexus, [0; 8], padded(cdb), offered) {
             Start::Run(execution) => execution,
-            Start::Reply(reply) => return self.hear(who, cdb, self.seen, &reply),
+            Start::Reply(reply) => return self.hear((who, cdb, data), self.seen, &reply),
             Start::Drop => panic!("the nexus is open"),
         };
         let before = self.store.states.borrow().len();
@@ -191,20 +196,33 @@ impl World {
         self.tags_used += 1;
         let tag = Tag(self.tags_used);
         match step {
-            Step::Done(reply) => self.hear(who, cdb, self.seen, &reply),
+            Step::Done(reply) => self.hear((who, cdb, data), self.seen, &reply),
             Step::Drop => panic!("the box is active"),
             Step::Io { backend, request } => {
                 backend.submit(request, self.queue.completion(tag));
                 let states = self.store.states.borrow().len();
+                if states > before {
+                    self.check_made(before, who, padded(cdb), data);
+                }
                 self.running.push(Running {
                     tag,
                     who,
                     cdb: cdb.to_vec(),
+                    data: data.to_vec(),
                     made: (states > before).then_some(before),
                     since: self.seen,
                     execution,
                 });
             }
+        }
+    }
+
+    /// A new state is made from the one before, or an update would be lost.
+    fn check_made(&self, version: usize, who: usize, cdb: [u8; 16], list: &[u8]) {
+        let [old, new] = [version - 1, version].map(|it| self.store.state(it).unwrap());
+        match with(&old, &registrant(who), cdb, list) {
+            Ok(Outcome::Changed(next, _)) => assert_eq!(next, new),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -221,7 +239,14 @@ impl World {
                         assert!(version <= self.store.kept.get(), "answered too early");
                         self.seen = self.seen.max(version);
                     }
-                    self.hear(running.who, &running.cdb, running.since, &reply);
+                    let Running {
+                        who,
+                        cdb,
+                        data,
+                        since,
+                        ..
+                    } = running;
+                    self.hear((who, &cdb, &data), since, &reply);
                 }
                 Step::Io { backend, request } => {
                     backend.submit(request, self.queue.completion(tag));
@@ -237,23 +262,21 @@ impl World {
         }
     }
 
-    /// An initiator hears `reply`: which state must there have been for that?
-    fn hear(&mut self, who: usize, cdb: &[u8], since: usize, reply: &Reply) {
+    /// An initiator hears `reply` to a command with its data: which state must there have been for
+    /// that?
+    fn hear(&mut self, (who, cdb, list): (usize, &[u8], &[u8]), since: usize, reply: &Reply) {
         let kept = self.store.kept.get();
-        let who = Registrant {
-            port: InitiatorPort {
-                name: INITIATORS[who].to_owned(),
-                isid: nexus(FIRST).isid,
-            },
-            target_port: PORTALS[0].relative_port,
-        };
+        let (who, cdb) = (registrant(who), padded(cdb));
         let data = reply.data_in.concat();
-        let cdb = padded(cdb);
         let fits = |state: &Reservations| match (cdb[0], cdb[1], reply.status) {
             (0x5e, 0, Status::Good) => state.tell(InAction::ReadKeys) == data,
             (0x5e, 1, Status::Good) => state.tell(InAction::ReadReservation) == data,
             (0x2a, _, Status::Good) => !state.refuse(&who, Conflict::Always),
             (0x2a, _, Status::ReservationConflict) => state.refuse(&who, Conflict::Always),
+            (0x5f, _, Status::Good) => with(state, &who, cdb, list).is_ok(),
+            (0x5f, _, Status::ReservationConflict) => {
+                with(state, &who, cdb, list) == Err(Refusal::Conflict)
+            }
             _ => true,
         };
         // The earliest that explains it: not before what was known when it was sent, and never
@@ -265,6 +288,30 @@ impl World {
         let explained = explained.unwrap_or_else(|| panic!("{cdb:02x?}: {reply:?}"));
         self.seen = self.seen.max(explained);
     }
+}
+
+fn registrant(who: usize) -> Registrant {
+    Registrant {
+        port: InitiatorPort {
+            name: INITIATORS[who].to_owned(),
+            isid: nexus(FIRST).isid,
+        },
+        target_port: PORTALS[0].relative_port,
+    }
+}
+
+/// What a PERSISTENT RESERVE OUT makes of a state.
+fn with(
+    state: &Reservations,
+    who: &Registrant,
+    cdb: [u8; 16],
+    list: &[u8],
+) -> Result<Outcome, Refusal> {
+    let Ok(Command::Reservation(Asked::Out(out))) = persistent_out(&cdb) else {
+        panic!("{cdb:02x?}")
+    };
+    let target_ports = &PORTALS.map(|portal| portal.relative_port);
+    state.with(&out.read(list)?, Origin { who, target_ports })
 }
 
 proptest! {
