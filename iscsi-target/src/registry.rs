@@ -7,6 +7,7 @@
 //! [`Limits::connections`] connections.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use core::net::SocketAddr;
 
@@ -82,7 +83,7 @@ pub struct SessionInfo {
 }
 
 /// What a connection is told by others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Drop the connection at once, without another word.
     Drop(DropReason),
@@ -95,7 +96,7 @@ pub enum Notice {
 }
 
 /// Which of a connection's commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Those on this unit.
     Unit(UnitId),
@@ -104,6 +105,8 @@ pub enum Scope {
     /// Those on this unit but for the ones about its reservations: the nexus has preempted itself
     /// (SPC-4 §5.12.11.5).
     Preemptor(UnitId),
+    /// Those on one of these units.
+    Units(Rc<[UnitId]>),
     /// All.
     All,
 }

@@ -102,7 +102,7 @@ pub struct Portal {
 pub enum ResetScope {
     /// LOGICAL UNIT RESET of the unit under this LUN.
     Unit([u8; 8]),
-    /// TARGET WARM RESET and TARGET COLD RESET.
+    /// TARGET WARM RESET and TARGET COLD RESET: every unit that the nexus sees.
     Target,
 }
 
@@ -238,8 +238,17 @@ impl Array {
         Some(open.mapping(lun)?.unit)
     }
 
-    /// Resets a unit or all of them. The answer says whose tasks on the scope die; the one who
-    /// asked is among them if it sees the scope. Never waits for a disk (law T1).
+    /// The units that a nexus sees.
+    pub fn units_of(&self, nexus: NexusId) -> Vec<UnitId> {
+        let view = self.nexuses.get(&nexus).map(|open| &open.view);
+        let mappings = view.into_iter().flat_map(|view| view.values());
+        mappings.map(|mapping| mapping.unit).collect()
+    }
+
+    /// Resets a unit or all of them. For a host the target is what it sees of it: what is masked
+    /// from it is not there to be reset, and other hosts use that in peace. The answer says whose
+    /// tasks on the scope die; the one who asked is among them if it sees the scope. Never waits
+    /// for a disk (law T1).
     pub fn reset(&mut self, nexus: NexusId, scope: ResetScope) -> Vec<NexusId> {
         let attention = match scope {
             ResetScope::Unit(_) => Attention::UnitReset,
@@ -247,7 +256,7 @@ impl Array {
         };
         let units: Vec<UnitId> = match scope {
             ResetScope::Unit(lun) => self.unit_at(nexus, lun).into_iter().collect(),
-            ResetScope::Target => self.units.keys().copied().collect(),
+            ResetScope::Target => self.units_of(nexus),
         };
         let mut hit = Vec::new();
         for id in units {

@@ -4,6 +4,8 @@
 //! is admitted. What the backend was already asked to do goes on; its range stays locked there
 //! until it is settled.
 
+use std::rc::Rc;
+
 use super::command::Task;
 use super::{Early, Session, Wire};
 use crate::connection::{CloseReason, Manner, Ports};
@@ -122,19 +124,20 @@ impl Session {
     }
 
     /// After a cold reset the target has forgotten its connections, this one included
-    /// (RFC 7143 §11.5.1).
+    /// (RFC 7143 §11.5.1): those of everybody who uses a unit that was reset.
     fn reset_target(&mut self, nexus: NexusId, function: u8, ports: &mut Ports<'_>) -> Outcome {
-        for other in ports.array.reset(nexus, ResetScope::Target) {
-            if other != nexus {
-                ports.registry.clear_tasks(other, Scope::All);
-            }
+        let units: Rc<[UnitId]> = ports.array.units_of(nexus).into();
+        let mut others = ports.array.reset(nexus, ResetScope::Target);
+        others.retain(|other| *other != nexus);
+        for other in &others {
+            let scope = Scope::Units(Rc::clone(&units));
+            ports.registry.clear_tasks(*other, scope);
         }
         self.clear(Scope::All, ports.array);
         if function == task::TARGET_COLD_RESET {
-            let ours = self.connection;
-            ports
-                .registry
-                .drop_where(DropReason::ColdReset, |_, connection| connection != ours);
+            for other in others {
+                ports.registry.drop_nexus(other, DropReason::ColdReset);
+            }
             self.end(
                 CloseReason::Dropped(DropReason::ColdReset),
                 Manner::AfterSending,
@@ -146,12 +149,14 @@ impl Session {
     /// Forgets the tasks in a scope, also those whose turn has not come.
     pub(crate) fn clear(&mut self, scope: Scope, array: &mut Array) {
         let nexus = self.nexus;
-        let hit = |lun: [u8; 8], unit: Option<UnitId>| match scope {
+        let unit_of =
+            |lun: [u8; 8], unit: Option<UnitId>| unit.or_else(|| array.unit_at(nexus?, lun));
+        let hit = |lun, unit| match &scope {
             Scope::All => true,
             Scope::Unit(cleared) | Scope::TaskSet(cleared) | Scope::Preemptor(cleared) => {
-                let unit = unit.or_else(|| array.unit_at(nexus?, lun));
-                unit == Some(cleared)
+                unit_of(lun, unit) == Some(*cleared)
             }
+            Scope::Units(cleared) => unit_of(lun, unit).is_some_and(|unit| cleared.contains(&unit)),
         };
         let spares = |task: &Task| matches!(scope, Scope::Preemptor(_)) && task.reserves();
         let doomed: Vec<Itt> = self

@@ -70,9 +70,11 @@ enum Kind {
     LoginThenHalf,
     /// A good login, then requests whose answers are never read.
     LoginThenDeaf,
+    /// A good login, then task management: it resets all that it sees.
+    LoginThenReset,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Noise,
     Kind::Silence,
     Kind::HalfLogin,
@@ -82,6 +84,7 @@ const KINDS: [Kind; 9] = [
     Kind::LoginThenPdus,
     Kind::LoginThenHalf,
     Kind::LoginThenDeaf,
+    Kind::LoginThenReset,
 ];
 
 /// How connections ended, by kind.
@@ -190,7 +193,8 @@ impl Stranger {
             Kind::LoginThenNoise
             | Kind::LoginThenPdus
             | Kind::LoginThenHalf
-            | Kind::LoginThenDeaf => {
+            | Kind::LoginThenDeaf
+            | Kind::LoginThenReset => {
                 stream.write_all(&login).await?;
                 let mut answer = [0; BHS_LEN_BYTES];
                 let read = timeout(ANSWER_WAIT, stream.read_exact(&mut answer)).await;
@@ -221,6 +225,17 @@ impl Stranger {
                     read[32] = 0x28;
                     read[39..41].copy_from_slice(&128u16.to_be_bytes());
                     stream.write_all(&read).await?;
+                }
+                Ok(())
+            }
+            Kind::LoginThenReset => {
+                // ABORT TASK to LOGICAL UNIT RESET, TARGET WARM RESET or TARGET COLD RESET
+                // (RFC 7143 §11.5.1)
+                let last = 5 + self.byte() % 3;
+                for function in 1..=last {
+                    let operation = opcode::TASK_REQUEST | IMMEDIATE;
+                    let request = pdu(operation, FINAL | function, function.into(), 1, &[]);
+                    stream.write_all(&request).await?;
                 }
                 Ok(())
             }

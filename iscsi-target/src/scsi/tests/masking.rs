@@ -509,3 +509,27 @@ fn a_reset_is_told_to_everyone_on_its_scope() {
     }
     assert!(bench.is_good(second, &[0x00]));
 }
+
+/// Masking holds for resets too: a host that went mad harms those it shares a unit with, no others.
+#[test]
+fn a_target_reset_is_about_the_units_that_its_host_sees() {
+    const OTHER: UnitId = UnitId(77);
+    let disk = Rc::new(MemoryBackend::thin(64));
+    let other = Rc::new(MemoryBackend::thin(64));
+    let mut config = config(&disk, Access::ReadWrite);
+    config.units.push(unit(OTHER, &other));
+    config.maps = vec![
+        map("first", 0, DISK, Access::ReadWrite),
+        map("second", 0, OTHER, Access::ReadWrite),
+    ];
+    let mut bench = Bench::new();
+    bench.array.apply(config).unwrap();
+    let second = bench.log_in(SECOND);
+    for nexus in [bench.nexus, second] {
+        while !bench.is_good(nexus, &[0x00]) {}
+    }
+    assert_eq!(bench.array.units_of(second), [OTHER]);
+    assert_eq!(bench.array.reset(second, ResetScope::Target), [second]);
+    assert!(bench.is_good(bench.nexus, &[0x00]));
+    assert_eq!(bench.sense_of(second, 0, &[0x00]), [6, 0x29, 0x00]);
+}
