@@ -542,7 +542,13 @@ mod tests {
 
     #[test]
     fn every_fuzz_target_is_run_for_a_while() {
-        let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../iscsi-target/fuzz");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let workspace = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+        assert!(
+            workspace.contains("\"iscsi-target/fuzz\""),
+            "its seeds are tests of the workspace"
+        );
+        let targets = root.join("iscsi-target/fuzz");
         for (tier, time) in [(Tier::Plain, "=20"), (Tier::Long, "=600")] {
             let plan = plan(tier, None);
             let steps = fuzz(&plan);
