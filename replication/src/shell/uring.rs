@@ -295,6 +295,8 @@ impl Disk for UringDisk {
         let before = done.len();
         done.append(&mut self.refused);
         loop {
+            // What waits leaves in the same call that runs deferred work, if there is any.
+            self.fill();
             self.reap(done);
             self.enter();
             if done.len() > before {
