@@ -27,7 +27,7 @@ use iscsi_target::pdu::outbox::Outbox;
 use iscsi_target::pdu::r2t::R2t;
 use iscsi_target::pdu::{Bhs, FINAL, Header, IMMEDIATE, Len24, login as login_pdu, opcode};
 use iscsi_target::registry::{ConnectionId, Limits, Registry};
-use iscsi_target::scsi::{Array, ArrayConfig, Medium, UnitConfig};
+use iscsi_target::scsi::{Array, ArrayConfig, Medium, Reserved, UnitConfig};
 use iscsi_target::types::{PortalTag, Serial, Time};
 
 /// iSCSI name of the target.
@@ -433,6 +433,7 @@ fn config() -> ArrayConfig {
         name: format!("unit{number}"),
         backend: Rc::new(MemoryBackend::thin(BLOCKS)) as Rc<dyn Backend>,
         medium,
+        reserved: Reserved::Live,
     };
     let map = |lun: u8, access| MapConfig {
         target: MapTarget::Host("one".to_owned()),

@@ -3,7 +3,7 @@
 use super::Seeds;
 
 /// Operation codes with the second byte that says what is meant.
-const CODES: [(u8, u8); 52] = [
+const CODES: [(u8, u8); 59] = [
     (0x00, 0),
     (0x03, 0),
     (0x04, 0),
@@ -35,7 +35,14 @@ const CODES: [(u8, u8); 52] = [
     (0x5e, 0),
     (0x5e, 2),
     (0x5f, 0),
+    (0x5f, 1),
+    (0x5f, 2),
+    (0x5f, 3),
+    (0x5f, 4),
+    (0x5f, 5),
     (0x5f, 6),
+    (0x5f, 7),
+    (0x83, 1),
     (0x7f, 0),
     (0x83, 0),
     (0x84, 0),
