@@ -178,4 +178,5 @@ fn check(geometry: &Geometry) -> Result<(), &'static str> {
 }
 
 const BAD_RECORD: &str = "its stored reservations cannot be read: another version of this program \
-                          wrote them; run that version";
+                          wrote them; they and the data are as they were; run that version on both \
+                          boxes";

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::out::Origin;
+use super::actions::Origin;
 use super::parse::{Legacy, Out};
 use super::{BadRecord, Effects, OutAction, Outcome, Refusal, Registrant, Reservations};
 use crate::backend::{BackendError, Receipt, Receipts, Request};

@@ -3,24 +3,26 @@
 //! [`Reservations`] is a value: a service action gives another value and says whom it affects.
 //! [`Keeping`] holds the one that is durable, which is all that anybody sees, and those on their
 //! way to the store.
+//!
+//! `parse` reads commands, with the names of initiator ports in `transport_id`; `actions` is what
+//! each service action makes of the value, `report` what it tells, `record` its bytes in the store.
 
-mod input;
+mod actions;
 mod keeping;
-mod out;
 mod parse;
 mod record;
+mod report;
 #[cfg(test)]
 mod tests;
-mod transport;
+mod transport_id;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use super::attention::Attention;
 use super::opcodes::Conflict;
 use super::sense::Sense;
+pub(crate) use actions::Origin;
 pub(crate) use keeping::{Keeping, Reserving, Settled, Verdict};
-pub(crate) use out::Origin;
 #[cfg(test)]
 pub(crate) use parse::InAction;
 pub(crate) use parse::{Asked, OutAction};
@@ -215,18 +217,5 @@ impl Reservations {
             };
             assert!(backed, "a reservation has a holder");
         }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::WriteExclusive => "write exclusive",
-            Self::ExclusiveAccess => "exclusive access",
-            Self::WriteExclusiveRegistrants => "write exclusive, registrants only",
-            Self::ExclusiveAccessRegistrants => "exclusive access, registrants only",
-            Self::WriteExclusiveAll => "write exclusive, all registrants",
-            Self::ExclusiveAccessAll => "exclusive access, all registrants",
-        })
     }
 }

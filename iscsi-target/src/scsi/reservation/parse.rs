@@ -3,7 +3,7 @@
 use super::super::cdb::{CDB_BYTES, PersistentIn, PersistentOut, view};
 use super::super::parse::Command;
 use super::super::sense::Sense;
-use super::{InitiatorPort, Key, Kind, REGISTRATIONS_MAX, transport};
+use super::{InitiatorPort, Key, Kind, REGISTRATIONS_MAX, transport_id};
 
 /// Service action of PERSISTENT RESERVE IN (SPC-4 table 151).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ pub(crate) enum Mover {
 /// The list of all but REGISTER AND MOVE, without TransportIDs (SPC-4 table 170).
 const BASIC_BYTES: usize = 24;
 /// No list is longer: every TransportID that could be registered.
-const LIST_BYTES_MAX: usize = BASIC_BYTES + 4 + REGISTRATIONS_MAX * transport::BYTES_MAX;
+const LIST_BYTES_MAX: usize = BASIC_BYTES + 4 + REGISTRATIONS_MAX * transport_id::BYTES_MAX;
 const SPEC_I_PT: u8 = 0x08;
 const ALL_TG_PT: u8 = 0x04;
 const UNREG: u8 = 0x02;
@@ -248,7 +248,7 @@ fn read_move(
         return Err(Sense::LIST_LENGTH);
     }
     let mut ids = more;
-    let to = transport::take(&mut ids)?;
+    let to = transport_id::take(&mut ids)?;
     if !ids.is_empty() {
         return Err(Sense::LIST_FIELD);
     }
@@ -274,7 +274,7 @@ fn read_ids(more: &[u8]) -> Result<Vec<InitiatorPort>, Sense> {
     }
     let mut ports = Vec::new();
     while !ids.is_empty() {
-        ports.push(transport::take(&mut ids)?);
+        ports.push(transport_id::take(&mut ids)?);
     }
     Ok(ports)
 }

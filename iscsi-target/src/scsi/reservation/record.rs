@@ -25,8 +25,7 @@ pub const RECORD_BYTES_MAX: usize =
     HEADER_BYTES + REGISTRATIONS_MAX * (NAME_BYTES_MAX + REGISTRATION_BYTES);
 
 /// The bytes are none that this program writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its reservations cannot be read: another version wrote them, or they are damaged")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadRecord;
 
 impl Reservations {

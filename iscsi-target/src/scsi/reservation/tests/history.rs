@@ -117,7 +117,7 @@ fn check_views(reservations: &Reservations, model: &Model) {
         let len = u32::from_be_bytes(rest[20..24].try_into().unwrap()) as usize;
         let mut id = &rest[24..24 + len];
         let who = Registrant {
-            port: transport::take(&mut id).unwrap(),
+            port: transport_id::take(&mut id).unwrap(),
             target_port: u16::from_be_bytes(rest[18..20].try_into().unwrap()),
         };
         let key = u64::from_be_bytes(rest[..8].try_into().unwrap());

@@ -4,7 +4,7 @@ mod actions;
 mod history;
 mod model;
 
-use super::out::Origin;
+use super::actions::Origin;
 use super::*;
 use crate::scsi::cdb::CDB_BYTES;
 use crate::scsi::parse::Command;
@@ -40,7 +40,7 @@ impl Ask {
     pub(super) fn list(&self) -> Vec<u8> {
         let mut list = [self.key.to_be_bytes(), self.new_key.to_be_bytes()].concat();
         if let Some(to) = &self.to {
-            let id = transport::to_bytes(&to.port);
+            let id = transport_id::to_bytes(&to.port);
             list.extend([0, u8::from(self.unregister) << 1]);
             list.extend(to.target_port.to_be_bytes());
             list.extend(u32::try_from(id.len()).unwrap().to_be_bytes());
@@ -50,7 +50,7 @@ impl Ask {
         let flags = u8::from(self.also.is_some()) << 3 | u8::from(self.all_ports) << 2 | 1;
         list.extend([0, 0, 0, 0, flags, 0, 0, 0]);
         if let Some(also) = &self.also {
-            let ids: Vec<u8> = also.iter().flat_map(transport::to_bytes).collect();
+            let ids: Vec<u8> = also.iter().flat_map(transport_id::to_bytes).collect();
             list.extend(u32::try_from(ids.len()).unwrap().to_be_bytes());
             list.extend(ids);
         }

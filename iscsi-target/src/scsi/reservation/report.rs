@@ -1,7 +1,7 @@
 //! What PERSISTENT RESERVE IN tells (SPC-4 §6.15).
 
 use super::parse::InAction;
-use super::{Key, Kind, Reservations, transport};
+use super::{Key, Kind, Reservations, transport_id};
 
 /// REPORT CAPABILITIES: CRH, SIP_C, ATP_C, PTPL_C; TMV, ALLOW COMMANDS 000b, PTPL_A: a state
 /// always survives.
@@ -47,7 +47,7 @@ impl Reservations {
     fn full_status(&self) -> Vec<u8> {
         let mut data = Vec::new();
         for (who, key) in &self.registered {
-            let id = transport::to_bytes(&who.port);
+            let id = transport_id::to_bytes(&who.port);
             data.extend(key.0.to_be_bytes());
             data.extend([0; 4]);
             let held = self.held.as_ref().filter(|_| self.is_holder(who));
