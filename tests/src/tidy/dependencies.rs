@@ -1,4 +1,5 @@
-//! Manifests against the tree: who may know whom, and nothing is listed that nobody uses.
+//! Manifests against the tree: who may know whom, every crate is built, and nothing is listed that
+//! nobody uses.
 
 use std::collections::BTreeSet;
 
@@ -25,6 +26,7 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
         named.extend(names);
     }
     if let Some(root) = files.iter().find(|file| file.path == "Cargo.toml") {
+        findings.extend(strays(root, files));
         match listed(root) {
             Ok(names) => findings.extend(
                 names
@@ -44,6 +46,25 @@ fn edges(file: &File, owner: &str, names: &BTreeSet<String>) -> Vec<Finding> {
     }
     let ours = names.iter().filter(|name| CRATES.contains(&name.as_str()));
     ours.map(|name| at(file, 0, format!("{owner} must not know {name}")))
+        .collect()
+}
+
+/// What is no member of the workspace is neither built nor tested, and nobody notices.
+fn strays(root: &File, files: &[File]) -> Vec<Finding> {
+    let manifest: toml::Table = root.text.parse().unwrap_or_default();
+    let workspace = manifest.get("workspace");
+    let members = workspace.and_then(|it| it.get("members")?.as_array());
+    let is_member = |owner: &str| {
+        let mut members = members.into_iter().flatten();
+        members.any(|member| member.as_str() == Some(owner))
+    };
+    let owners = files.iter().filter_map(|file| {
+        let owner = file.path.strip_suffix("/Cargo.toml")?;
+        Some((file, owner))
+    });
+    owners
+        .filter(|(_, owner)| !is_member(owner))
+        .map(|(file, owner)| at(file, 0, format!("{owner} is no member of the workspace")))
         .collect()
 }
 
@@ -160,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_root_lists_what_some_crate_depends_on() {
-        let root = "[workspace.dependencies]\nbytes = \"1\"\n";
+        let root = "[workspace]\nmembers = [\"ha\"]\n[workspace.dependencies]\nbytes = \"1\"\n";
         let own = "[dependencies]\nbytes.workspace = true\n";
         let code = "use bytes::Bytes;\n";
         let used = [
@@ -172,6 +193,20 @@ mod tests {
         let found = findings(&used[..1]);
         assert!(
             found.len() == 1 && found[0].contains("no crate depends on bytes"),
+            "{found:?}"
+        );
+    }
+    #[test]
+    fn a_crate_that_nobody_builds_is_found() {
+        let crates = [
+            ("Cargo.toml", "[workspace]\nmembers = [\"ha\"]\n"),
+            ("ha/Cargo.toml", ""),
+            ("ha/fuzz/Cargo.toml", ""),
+        ];
+        assert_eq!(findings(&crates[..2]), Vec::<String>::new());
+        let found = findings(&crates);
+        assert!(
+            found.len() == 1 && found[0].contains("ha/fuzz is no member"),
             "{found:?}"
         );
     }
