@@ -2,11 +2,11 @@
 //!
 //! Each connection has a reserve of its own for small things. What it holds beyond that (write
 //! buffers, reads under way, answers the peer has not taken, requests that came before their turn)
-//! counts against one pool. When the pool is used up, commands wait in the order of their
+//! counts against one budget. When that is used up, commands wait in the order of their
 //! connections, and each gets one command at a time. So that the largest command can always go on,
-//! one connection that holds nothing else may overdraw the pool by one command.
+//! one connection that holds nothing else may overdraw the budget by one command.
 //!
-//! In all: the pool, one command of the largest length, and for every connection its reserve.
+//! In all: the budget, one command of the largest length, and for every connection its reserve.
 //!
 //! Invariants: `used_bytes` is the sum of `shares`; a connection is in `queue` at most once.
 
@@ -35,10 +35,10 @@ struct Waiter {
     told: bool,
 }
 
-/// The pool.
+/// What may be held, what is, and who waits.
 #[derive(Debug)]
 pub struct Budget {
-    pool_bytes: usize,
+    limit_bytes: usize,
     used_bytes: usize,
     shares: BTreeMap<ConnectionId, usize>,
     queue: VecDeque<Waiter>,
@@ -46,11 +46,11 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A pool of that many bytes.
+    /// So many bytes for all.
     #[must_use]
-    pub const fn new(pool_bytes: usize) -> Self {
+    pub const fn new(limit_bytes: usize) -> Self {
         Self {
-            pool_bytes,
+            limit_bytes,
             used_bytes: 0,
             shares: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -58,7 +58,7 @@ impl Budget {
         }
     }
 
-    /// What is used of the pool, in bytes.
+    /// What is used, in bytes.
     #[must_use]
     pub const fn used_bytes(&self) -> usize {
         self.used_bytes
@@ -74,10 +74,10 @@ impl Budget {
     pub(crate) fn has_room(&self, who: ConnectionId, holding: Holding, more_bytes: usize) -> bool {
         let wanted = beyond_reserve(holding.held_bytes + more_bytes);
         let missing = wanted.saturating_sub(self.share(who));
-        missing == 0 || self.used_bytes + missing <= self.pool_bytes
+        missing == 0 || self.used_bytes + missing <= self.limit_bytes
     }
 
-    /// Whether `who` may hold `more_bytes` from now on. Who may not waits: see [`Self::settle`].
+    /// Whether `who` may hold `more_bytes` from now on. Who may not waits: see [`Self::account`].
     pub(crate) fn admits(
         &mut self,
         who: ConnectionId,
@@ -97,7 +97,7 @@ impl Budget {
         if missing > 0 && !(in_turn && self.has(who, missing, holding.idle)) {
             return false;
         }
-        if self.used_bytes + missing > self.pool_bytes {
+        if self.used_bytes + missing > self.limit_bytes {
             self.overdrawn = Some(who);
         }
         // Taken at once, so that two commands of one event do not both get it.
@@ -108,7 +108,7 @@ impl Budget {
 
     /// After every event of a connection: what it holds, and what its next command asks for if
     /// that waits for memory.
-    pub(crate) fn settle(&mut self, who: ConnectionId, holding: Holding, waits: Option<usize>) {
+    pub(crate) fn account(&mut self, who: ConnectionId, holding: Holding, waits: Option<usize>) {
         let share = beyond_reserve(holding.held_bytes);
         if share == 0 && waits.is_none() && self.shares.is_empty() && self.queue.is_empty() {
             return;
@@ -147,7 +147,7 @@ impl Budget {
     }
 
     fn has(&self, who: ConnectionId, missing_bytes: usize, idle: bool) -> bool {
-        self.used_bytes + missing_bytes <= self.pool_bytes
+        self.used_bytes + missing_bytes <= self.limit_bytes
             || (idle && self.overdrawn.is_none_or(|other| other == who))
     }
 
@@ -162,7 +162,7 @@ impl Budget {
             self.shares.insert(who, share)
         };
         self.used_bytes = self.used_bytes + share - before.unwrap_or(0);
-        if self.used_bytes <= self.pool_bytes {
+        if self.used_bytes <= self.limit_bytes {
             self.overdrawn = None;
         }
     }
@@ -193,8 +193,8 @@ mod tests {
     fn small_things_never_wait() {
         let mut budget = Budget::new(0);
         assert!(budget.admits(A, holding(0), R));
-        budget.settle(A, holding(R), None);
-        budget.settle(B, holding(0), Some(R + 1));
+        budget.account(A, holding(R), None);
+        budget.account(B, holding(0), Some(R + 1));
         assert!(
             budget.admits(C, holding(R - 1), 1),
             "others wait, it does not"
@@ -206,22 +206,22 @@ mod tests {
     fn who_waits_is_told_in_order_and_once() {
         let mut budget = Budget::new(1000);
         assert!(budget.admits(A, holding(0), R + 900));
-        budget.settle(A, holding(R + 900), None);
+        budget.account(A, holding(R + 900), None);
         // B holds something, so it cannot overdraw; C would fit and must not overtake.
         assert!(!budget.admits(B, holding(R), 200));
-        budget.settle(B, holding(R), Some(200));
+        budget.account(B, holding(R), Some(200));
         assert!(!budget.admits(C, holding(R), 50));
-        budget.settle(C, holding(R), Some(50));
+        budget.account(C, holding(R), Some(50));
         assert!(budget.is_short());
         assert_eq!(budget.next_to_tell(), None);
-        budget.settle(A, holding(0), None);
+        budget.account(A, holding(0), None);
         assert_eq!(budget.next_to_tell(), Some(B));
         assert_eq!(budget.next_to_tell(), None);
         assert!(budget.admits(B, holding(R), 200));
-        budget.settle(B, holding(R + 200), None);
+        budget.account(B, holding(R + 200), None);
         assert_eq!(budget.next_to_tell(), Some(C));
         assert!(budget.admits(C, holding(R), 50));
-        budget.settle(C, holding(R + 50), None);
+        budget.account(C, holding(R + 50), None);
         assert_eq!((budget.used_bytes(), budget.is_short()), (250, false));
     }
 
@@ -229,14 +229,14 @@ mod tests {
     fn one_idle_connection_may_overdraw() {
         let mut budget = Budget::new(1000);
         assert!(budget.admits(A, holding(0), R + 1000));
-        budget.settle(A, holding(R + 1000), None);
+        budget.account(A, holding(R + 1000), None);
         assert!(
             budget.admits(B, holding(0), R + 5000),
             "its largest command"
         );
-        budget.settle(B, holding(R + 5000), None);
+        budget.account(B, holding(R + 5000), None);
         assert!(!budget.admits(C, holding(0), R + 5000), "one at a time");
-        budget.settle(C, holding(0), Some(R + 5000));
+        budget.account(C, holding(0), Some(R + 5000));
         budget.leave(B);
         assert_eq!(budget.next_to_tell(), Some(C));
         assert!(budget.admits(C, holding(0), R + 5000));
@@ -251,16 +251,16 @@ mod tests {
         let mut budget = Budget::new(1000);
         assert!(budget.admits(A, holding(0), R + 1000));
         for who in [B, C] {
-            budget.settle(who, holding(R), Some(500));
+            budget.account(who, holding(R), Some(500));
         }
-        budget.settle(A, holding(0), None);
+        budget.account(A, holding(0), None);
         assert!(budget.admits(B, holding(R), 500));
-        budget.settle(B, holding(R + 500), Some(500));
+        budget.account(B, holding(R + 500), Some(500));
         assert_eq!(budget.next_to_tell(), Some(C));
     }
 
     proptest! {
-        /// In all never more than the pool and one command.
+        /// In all never more than the budget and one command.
         #[test]
         fn the_sum_is_bounded(
             steps in proptest::collection::vec((0u64..4, 0usize..4000, any::<bool>()), 1..200),
@@ -276,7 +276,7 @@ mod tests {
                     now.saturating_sub(amount)
                 };
                 held.insert(who, after);
-                budget.settle(id, holding(after), None);
+                budget.account(id, holding(after), None);
                 let sum: usize = held.values().map(|held| beyond_reserve(*held)).sum();
                 prop_assert_eq!(budget.used_bytes(), sum);
                 prop_assert!(sum <= 5000 + 4000, "{sum}");

@@ -210,7 +210,7 @@ impl Connection {
                     session.pump(ports, wire);
                 });
             }
-            Input::Notice(Notice::Room) => {
+            Input::Notice(Notice::Memory) => {
                 self.in_session(ports, |session, ports, wire| session.pump(ports, wire));
             }
             Input::Notice(Notice::AskLogout(within_s)) => {
@@ -510,7 +510,7 @@ impl Connection {
         }
         let queued = self.outbox.len_bytes();
         match &mut self.phase {
-            Phase::Full(session) => session.settle(queued, ports.registry),
+            Phase::Full(session) => session.account(queued, ports.registry),
             Phase::Login(..) => {}
             Phase::Closed => {
                 let idle = queued == 0;
@@ -520,7 +520,7 @@ impl Connection {
                 };
                 ports
                     .registry
-                    .settle(self.surroundings.connection, holding, None);
+                    .account(self.surroundings.connection, holding, None);
             }
         }
         // Memory that others wait for is not filled with answers that nobody reads.

@@ -32,7 +32,7 @@ pub struct Limits {
     /// How long a login may take, in milliseconds.
     pub login_ms: u64,
     /// What sessions may hold together beyond the reserve of each, in bytes; see [`Budget`].
-    pub pool_bytes: usize,
+    pub budget_bytes: usize,
 }
 
 impl Default for Limits {
@@ -42,7 +42,7 @@ impl Default for Limits {
             sessions: 512,
             sessions_per_initiator: 32,
             login_ms: 15_000,
-            pool_bytes: 256 * 1024 * 1024,
+            budget_bytes: 256 * 1024 * 1024,
         }
     }
 }
@@ -90,7 +90,7 @@ pub enum Notice {
     /// Forget the commands of this nexus on one unit, or on all.
     ClearTasks(Scope),
     /// There is memory for the command that waits for it.
-    Room,
+    Memory,
     /// Ask the initiator to log out: after so many seconds it is dropped.
     AskLogout(u16),
 }
@@ -186,7 +186,7 @@ impl Registry {
             connections: BTreeMap::new(),
             sessions: BTreeMap::new(),
             tsih_used: 0,
-            budget: Budget::new(limits.pool_bytes),
+            budget: Budget::new(limits.budget_bytes),
             departing: false,
             mail: VecDeque::new(),
         }
@@ -303,14 +303,14 @@ impl Registry {
     }
 
     /// After every event of a connection: see [`Budget`]. Who waits for memory is told.
-    pub(crate) fn settle(&mut self, who: ConnectionId, holding: Holding, waits: Option<usize>) {
-        self.budget.settle(who, holding, waits);
+    pub(crate) fn account(&mut self, who: ConnectionId, holding: Holding, waits: Option<usize>) {
+        self.budget.account(who, holding, waits);
         self.tell_of_room();
     }
 
     fn tell_of_room(&mut self) {
         if let Some(next) = self.budget.next_to_tell() {
-            self.mail.push_back((next, Notice::Room));
+            self.mail.push_back((next, Notice::Memory));
         }
     }
 

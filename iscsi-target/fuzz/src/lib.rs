@@ -41,9 +41,9 @@ pub const FIRST: u32 = 1;
 
 /// Blocks of a unit; what a command can make the memory hold is this much.
 const BLOCKS: u64 = 2048;
-const POOL_BYTES: usize = 2 << 20;
-/// Most that one input may hold at once: the pool, one command, and the reserve.
-const HELD_MAX_BYTES: usize = POOL_BYTES + (32 << 20) + RESERVE_BYTES;
+const BUDGET_BYTES: usize = 2 << 20;
+/// Most that one input may hold at once: the budget, one command, and the reserve.
+const HELD_MAX_BYTES: usize = BUDGET_BYTES + (32 << 20) + RESERVE_BYTES;
 /// Inputs that are longer say nothing new.
 const PDUS_MAX: usize = 200;
 
@@ -183,7 +183,7 @@ impl Stage {
         let mut array = Array::new();
         array.apply(config()).expect("a good configuration");
         let mut registry = Registry::new(Limits {
-            pool_bytes: POOL_BYTES,
+            budget_bytes: BUDGET_BYTES,
             ..Limits::default()
         });
         registry.activate();

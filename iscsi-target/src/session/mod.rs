@@ -283,14 +283,14 @@ impl Session {
 
     /// After every event: says what is held and whether the next command waits for memory that
     /// others have. While it does, the initiator gets a smaller window.
-    pub(crate) fn settle(&mut self, queued_bytes: usize, registry: &mut Registry) {
+    pub(crate) fn account(&mut self, queued_bytes: usize, registry: &mut Registry) {
         let first = self.waiting.front().and_then(|itt| self.tasks.get(itt));
         let waits = first
             .map(|task| task.charge_bytes)
             .filter(|charge_bytes| self.fits(*charge_bytes, queued_bytes));
         let depth = waits.map_or(WINDOW_DEPTH, |_| SHORT_DEPTH);
         self.window.set_depth(depth);
-        registry.settle(self.connection, self.holding(queued_bytes), waits);
+        registry.account(self.connection, self.holding(queued_bytes), waits);
     }
 
     /// PDUs without write data.

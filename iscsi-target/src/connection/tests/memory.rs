@@ -16,7 +16,7 @@ const MIB: usize = 1 << 20;
 /// taken all of it.
 fn short() -> Table {
     let limits = Limits {
-        pool_bytes: MIB,
+        budget_bytes: MIB,
         ..Limits::default()
     };
     let keys = "InitialR2T=No\0FirstBurstLength=262144\0MaxBurstLength=1048576\0";
@@ -31,7 +31,7 @@ fn hog(table: &mut Table, held_bytes: usize) {
         held_bytes,
         idle: false,
     };
-    table.registry.settle(ConnectionId(9), holding, None);
+    table.registry.account(ConnectionId(9), holding, None);
 }
 
 fn mail(table: &mut Table) -> Vec<(ConnectionId, Notice)> {
@@ -68,7 +68,7 @@ fn a_large_command_overdraws_alone_and_the_next_one_waits() {
     let first = table.send(&announced(1, NEXT, 2048), &[]);
     assert!(
         is(&first[0], opcode::R2T),
-        "nobody else holds more than the pool"
+        "nobody else holds more than the budget"
     );
     let second = table.send(&announced(2, NEXT + 1, 2048), &[]);
     assert!(second.is_empty(), "it waits");
@@ -119,8 +119,8 @@ fn who_waits_goes_on_when_others_give_back() {
     assert_eq!(table.backend.held(), 1, "the large read waits");
     assert_eq!(mail(&mut table), []);
     hog(&mut table, 0);
-    assert_eq!(mail(&mut table), [(ConnectionId(1), Notice::Room)]);
-    let _ = table.feed(Input::Notice(Notice::Room));
+    assert_eq!(mail(&mut table), [(ConnectionId(1), Notice::Memory)]);
+    let _ = table.feed(Input::Notice(Notice::Memory));
     assert_eq!(table.backend.held(), 2);
     assert!(!table.registry.budget().is_short());
 }
@@ -214,7 +214,7 @@ fn the_window_closes_while_memory_is_short_and_never_moves_back() {
         );
     }
     hog(&mut table, 0);
-    let _ = table.feed(Input::Notice(Notice::Room));
+    let _ = table.feed(Input::Notice(Notice::Memory));
     // Two are unfinished; everything else is open again.
     let number = NEXT + 102;
     assert_eq!(ping(&mut table, number), number + WINDOW_DEPTH - 2);
@@ -253,7 +253,7 @@ fn a_peer_that_does_not_read_is_not_listened_to_when_memory_is_short() {
 #[test]
 fn a_closed_session_gives_everything_back() {
     let limits = Limits {
-        pool_bytes: 8 * MIB,
+        budget_bytes: 8 * MIB,
         ..Limits::default()
     };
     let mut table = Table::ready(limits, "");
