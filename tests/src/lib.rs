@@ -6,6 +6,7 @@
 pub mod ci;
 pub mod client;
 pub mod conformance;
+pub mod dialogue;
 pub mod disk;
 pub mod faults;
 pub mod lab;

@@ -5,7 +5,6 @@
 //! `unmap H L`, `map H L`, `hold L`, `held L`, `release L`, `sessions`.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::rc::Rc;
 
 use clap::Parser;
@@ -15,6 +14,7 @@ use iscsi_target::registry::Limits;
 use iscsi_target::scsi::{ArrayConfig, Medium, Reserved, UnitConfig, UnitId};
 use iscsi_target::shell::{Target, TargetSettings};
 use serde_json::{Value, json};
+use tests::dialogue::{self, say};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -42,25 +42,7 @@ struct Served {
 }
 
 fn main() {
-    let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime needs only an epoll descriptor");
-    tokio::task::LocalSet::new().block_on(&runtime, serve(options, input()));
-}
-
-/// Lines of standard input, read by a thread.
-fn input() -> mpsc::UnboundedReceiver<String> {
-    let (sender, lines) = mpsc::unbounded_channel();
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
+    dialogue::run(serve(Options::parse(), dialogue::lines()));
 }
 
 async fn serve(options: Options, mut lines: mpsc::UnboundedReceiver<String>) {
@@ -160,13 +142,5 @@ impl Served {
             ..ArrayConfig::default()
         };
         self.target.apply(config).expect("a good configuration");
-    }
-}
-
-/// One line; without a reader there is nothing left to do.
-fn say(line: &Value) {
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
     }
 }

@@ -168,16 +168,7 @@ impl Stage {
         for kind in kinds {
             command.args(["--unit", kind]);
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(append(&log))
-            .process_group(0);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let lines = lines_of(child.stdout.take().expect("it is piped"));
-        let process = Process::of(child, &log);
+        let (process, lines) = piped(command, &log);
         let urls = kinds.iter().map(|kind| {
             lines.recv_timeout(READY_WAIT).unwrap_or_else(|_| {
                 process.show_log();
@@ -198,18 +189,22 @@ impl Stage {
     #[must_use]
     pub fn start(&self, arguments: &[&str]) -> (Process, Receiver<String>) {
         let log = self.folder.join("demo.log");
-        let mut command = self.twinsan(arguments);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(append(&log))
-            .process_group(0);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let lines = lines_of(child.stdout.take().expect("it is piped"));
-        (Process::of(child, &log), lines)
+        piped(self.twinsan(arguments), &log)
     }
+}
+
+/// Starts a process group whose complaints go to a log; gives what it prints, line by line.
+fn piped(mut command: Command, log: &Path) -> (Process, Receiver<String>) {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(append(log))
+        .process_group(0);
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let lines = lines_of(child.stdout.take().expect("it is piped"));
+    (Process::of(child, log), lines)
 }
 
 impl Default for Stage {

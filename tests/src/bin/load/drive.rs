@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tests::dialogue::say;
 use tokio::sync::mpsc;
 
+use crate::Where;
 use crate::path::{Fate, Path};
-use crate::{Where, say};
 
 /// Takes `CDB [DATA] IN_BYTES`, bytes in hexadecimal, and answers in order.
 pub(crate) async fn drive(at: Where, mut lines: mpsc::UnboundedReceiver<String>) {

@@ -10,11 +10,12 @@ use iscsi_target::backend::Fua;
 use iscsi_target::initiator::cdb;
 use replication::shell::boot_time;
 use serde_json::{Value, json};
+use tests::dialogue::say;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use crate::LockOptions;
 use crate::path::{Fate, Path};
-use crate::{LockOptions, say};
 
 const SECTOR_BYTES: usize = 512;
 /// Rests between two looks at a lock that somebody else has.
@@ -45,7 +46,7 @@ struct Locker {
     journal: Rc<RefCell<Journal>>,
 }
 
-/// Takes `progress N SECONDS`, `status` and `stop`, which gives every stay.
+/// Takes `progress N SECONDS` and `stop`, which gives every stay.
 pub(crate) async fn lock(options: LockOptions, mut lines: mpsc::UnboundedReceiver<String>) {
     let journal = Rc::new(RefCell::new(Journal::default()));
     let locker = Locker {

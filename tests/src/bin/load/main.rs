@@ -11,7 +11,6 @@ mod drive;
 mod lock;
 mod path;
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use clap::{Args, Parser};
 use iscsi_target::backend::Fua;
 use iscsi_target::initiator::{InitiatorError, Login, Response, Session, cdb};
 use serde_json::{Value, json};
+use tests::dialogue::{self, say};
 use tokio::sync::mpsc;
 
 /// Silence for so long is nothing for a held session: it is not given up while its target is
@@ -86,12 +86,8 @@ struct Where {
 
 fn main() {
     let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime needs only an epoll descriptor");
-    let lines = input();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
+    let lines = dialogue::lines();
+    dialogue::run(async {
         match options {
             Options::Write(options) => write(&options, lines).await,
             Options::Hold(at) => hold(at, lines).await,
@@ -99,27 +95,6 @@ fn main() {
             Options::Lock(options) => lock::lock(options, lines).await,
         }
     });
-}
-
-/// Lines of standard input, read by a thread.
-fn input() -> mpsc::UnboundedReceiver<String> {
-    let (sender, lines) = mpsc::unbounded_channel();
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
-}
-
-/// One line; without a reader there is nothing left to do.
-fn say(line: &Value) {
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
-    }
 }
 
 async fn write(options: &WriteOptions, mut lines: mpsc::UnboundedReceiver<String>) {
