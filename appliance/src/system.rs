@@ -173,7 +173,12 @@ pub(crate) async fn awaited(start: impl FnOnce(Reply)) -> Result<Completed, Stri
     let (done, waiting) = tokio::sync::oneshot::channel();
     start(Box::new(move |result| drop(done.send(result))));
     let result = waiting.await.unwrap_or(Err(CommandError::NotPrimary));
-    result.map_err(|error| match error {
+    result.map_err(sentence)
+}
+
+/// Why a command of the mirror failed, for operators.
+pub(crate) fn sentence(error: CommandError) -> String {
+    match error {
         CommandError::NotPrimary => {
             "this box is not primary any more; ask the other box".to_owned()
         }
@@ -183,7 +188,7 @@ pub(crate) async fn awaited(start: impl FnOnce(Reply)) -> Result<Completed, Stri
         CommandError::OutOfRange | CommandError::UnknownVolume => {
             "the mirror does not know that volume".to_owned()
         }
-    })
+    }
 }
 
 #[cfg(test)]
