@@ -560,6 +560,12 @@ pub fn check_initiator(name: &str) -> Result<String, ConfigError> {
     }
 }
 
+/// Whether an initiator may call itself so (RFC 7143 §4.2.7.1: at most 223 bytes, no control
+/// characters). Host [`ANY_HOST`] asks for no more, unlike [`check_initiator`].
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_MAX_BYTES && !name.chars().any(char::is_control)
+}
+
 /// `YYYY-MM.DOMAIN[:ANYTHING]`, what follows `iqn.`.
 fn is_qualified(rest: &str) -> bool {
     let Some((date, naming)) = rest.split_once('.') else {

@@ -19,7 +19,7 @@ use core::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 
 use crate::auth::{Algorithm, CHALLENGE_MAX_BYTES, Challenge};
-use crate::hosts::{ChapSecrets, HostId, NAME_MAX_BYTES};
+use crate::hosts::{self, ChapSecrets, HostId};
 use crate::negotiate::{Answer, Parameters, RECEIVE_MAX_BYTES};
 use crate::pdu::login::{CONTINUE, Request, Response, Status, TRANSIT};
 use crate::pdu::{Len24, opcode};
@@ -331,8 +331,7 @@ impl Login {
     ) -> Result<(), Status> {
         let initiator = find(pairs, "InitiatorName").filter(|name| !name.is_empty());
         let initiator = initiator.ok_or(Status::MISSING_PARAMETER)?.to_lowercase();
-        // RFC 7143 §4.2.7.1: at most 223 bytes, no control characters.
-        if initiator.len() > NAME_MAX_BYTES || initiator.chars().any(char::is_control) {
+        if !hosts::is_name(&initiator) {
             return Err(Status::INITIATOR_ERROR);
         }
         let kind = match find(pairs, "SessionType") {

@@ -81,7 +81,7 @@ impl Reservations {
         for _ in 0..reader.u16()? {
             let len = usize::from(reader.u8()?);
             let name = std::str::from_utf8(reader.take(len)?).ok()?;
-            names.push(hosts::check_initiator(name).ok()?);
+            names.push(hosts::is_name(name).then(|| name.to_owned())?);
         }
         let mut registered = BTreeMap::new();
         let registrations = usize::from(reader.u16()?);

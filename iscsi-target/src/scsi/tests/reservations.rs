@@ -414,3 +414,31 @@ fn d10_a_unit_begins_with_what_was_stored_and_a_new_configuration_keeps_what_is(
         "nothing was applied"
     );
 }
+
+/// Host `any` lets names in that no configuration would take; what they store must be read again,
+/// or no box could serve any more.
+#[test]
+fn d10_whoever_may_log_in_can_be_stored() {
+    let any = HostConfig {
+        networks: vec!["127.0.0.0/8".parse().unwrap()],
+        ..host("any", &[])
+    };
+    let config = |disk: &Rc<MemoryBackend>| ArrayConfig {
+        hosts: vec![any.clone()],
+        maps: vec![map("any", 0, DISK, Access::ReadWrite)],
+        ..config(disk, Access::ReadWrite)
+    };
+    let mut bench = Bench::new();
+    bench.array.apply(config(&bench.disk)).unwrap();
+    let mut names = ["stranger", "iqn.1994-05.com.redhat:host_1", "x*?,i,0x"].map(str::to_owned);
+    names.sort();
+    for name in &names {
+        let nexus = bench.log_in(name);
+        assert_eq!(persist(&mut bench, nexus, (0, 0, 0, A)), GOOD, "{name}");
+    }
+    let mut stored = config(&bench.disk);
+    stored.units[0].reserved = Reserved::Stored(bench.disk.reservations());
+    bench.array.apply(stored).unwrap();
+    let nexus = bench.log_in(&names[0]);
+    assert_eq!(keys(&mut bench, nexus), [A, A, A]);
+}
