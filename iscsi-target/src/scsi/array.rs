@@ -1,5 +1,6 @@
 //! All units, who sees them, and what each nexus has still to be told.
 
+mod admitted;
 mod copies;
 mod reserving;
 
@@ -28,6 +29,7 @@ use crate::hosts::{
     Mapping, Refused, UnitId, View,
 };
 use crate::registry::Scope;
+pub(crate) use admitted::Admitted;
 
 /// Everything one target serves; shared by all connections of its thread.
 ///
@@ -47,6 +49,8 @@ pub struct Array {
     cache_losses_told: Vec<(UnitId, String)>,
     /// Whose tasks a preemption has aborted; not passed on yet.
     aborted: VecDeque<(NexusId, Scope)>,
+    /// Raised with each change of what anybody may do.
+    rules: u64,
 }
 
 /// A whole configuration of an array.
@@ -141,6 +145,7 @@ impl Array {
             .configure(&config.hosts, &config.groups, &config.maps, &ids)?;
         hosts::check_secrets(&config.hosts, config.discovery.as_ref())?;
         (self.units, self.hosts) = (units, hosts);
+        self.rules += 1;
         self.discovery = config.discovery;
         self.copies
             .forget_of(|id| !self.units.contains_key(&id.unit));
@@ -357,6 +362,7 @@ impl Array {
             geometry,
             access,
             offered_bytes,
+            admitted: Admitted::new(lun, cdb, self.rules),
         };
         if let Some(answer) = self.conflict(&cdb, &ask) {
             return answer;
@@ -393,6 +399,7 @@ impl Array {
             return Ok(());
         }
         unit.mode = next;
+        self.rules += 1;
         for (other, open) in &mut self.nexuses {
             if *other != nexus {
                 open.raise(id, Attention::ModeChanged);
@@ -572,11 +579,13 @@ impl Array {
             nexus,
             unit,
             geometry,
+            admitted,
             ..
         } = *ask;
         Start::Run(Execution {
             nexus,
             unit,
+            admitted,
             backend,
             geometry,
             data_out_bytes,
@@ -694,6 +703,7 @@ struct Ask {
     geometry: Geometry,
     access: Access,
     offered_bytes: u32,
+    admitted: Admitted,
 }
 
 const REQUEST_SENSE: u8 = 0x03;

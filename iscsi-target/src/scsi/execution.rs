@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::array::{Array, NexusId};
+use super::array::{Admitted, Array, NexusId};
 use super::block::{Next, Work};
 use super::copy::Copying;
 use super::parse::ModeHeader;
 use super::reservation::Reserving;
 use super::sense::{self, Sense};
-use super::{Reply, Step};
+use super::{Reply, Start, Step};
 use crate::backend::{Backend, BackendError, Done, Geometry};
 use crate::hosts::UnitId;
 
@@ -19,6 +19,7 @@ use crate::hosts::UnitId;
 pub struct Execution {
     pub(crate) nexus: NexusId,
     pub(crate) unit: UnitId,
+    pub(crate) admitted: Admitted,
     pub(crate) backend: Rc<dyn Backend>,
     pub(crate) geometry: Geometry,
     pub(crate) data_out_bytes: usize,
@@ -59,6 +60,14 @@ impl Execution {
     /// Starts, with all the data that will come. Called once.
     pub fn run(&mut self, array: &mut Array, mut data_out: Bytes) -> Step {
         data_out.truncate(self.data_out_bytes);
+        if !matches!(self.task, Task::Blocks(Work::Confirm(_))) {
+            match array.objection(self.nexus, self.unit, &mut self.admitted) {
+                None => {}
+                Some(Start::Run(instead)) => self.task = instead.task,
+                Some(Start::Reply(reply)) => return Step::Done(reply),
+                Some(Start::Drop) => return Step::Drop,
+            }
+        }
         let next = match &mut self.task {
             Task::Blocks(work) => work.begin(data_out, &self.geometry),
             Task::ModeSelect(header) => array
@@ -73,7 +82,12 @@ impl Execution {
     /// Goes on with the outcome of what the last [`Step::Io`] asked for.
     pub fn done(&mut self, array: &mut Array, outcome: Result<Done, BackendError>) -> Step {
         let next = match (&mut self.task, outcome) {
-            (Task::Blocks(work), Ok(done)) => work.advance(done),
+            (Task::Blocks(work), Ok(done)) => work.advance(done).and_then(|next| {
+                if matches!(next, Next::Ask(_)) {
+                    array.may_go_on(self.nexus, self.unit, &mut self.admitted)?;
+                }
+                Ok(next)
+            }),
             (Task::Blocks(work), Err(error)) => {
                 match sense::of_backend_error(error, work.doing()) {
                     Some(sense) => Err(sense),

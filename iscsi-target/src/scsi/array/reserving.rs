@@ -59,6 +59,7 @@ impl Array {
     }
 
     fn take_effect(&mut self, id: UnitId, settled: &Settled) {
+        self.rules += 1;
         let Settled { by, effects } = settled;
         for (nexus, open) in &mut self.nexuses {
             for (who, attention) in &effects.told {
@@ -144,7 +145,10 @@ impl Array {
                 };
                 unit.keeping.change(&out.read(list)?, from)
             }
-            Reserving::Legacy(action) => unit.keeping.legacy(*action, nexus, &open.who),
+            Reserving::Legacy(action) => {
+                self.rules += 1;
+                unit.keeping.legacy(*action, nexus, &open.who)
+            }
             Reserving::Waiting(_) => unreachable!("a command begins once"),
         };
         match verdict {

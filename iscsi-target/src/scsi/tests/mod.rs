@@ -8,6 +8,7 @@ mod masking;
 mod modes;
 mod reservations;
 mod strangers;
+mod waiting;
 
 use std::rc::Rc;
 

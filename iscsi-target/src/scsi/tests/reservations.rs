@@ -8,17 +8,17 @@ use crate::registry::Scope;
 
 const TEST_UNIT_READY: &[u8] = &[0x00];
 const READ: &[u8] = &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-const WRITE: &[u8] = &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+pub(super) const WRITE: &[u8] = &[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const MODE_SENSE: &[u8] = &[0x1a, 0, 0x3f, 0, 0xff, 0];
-const RESERVE: &[u8] = &[0x16, 0, 0, 0, 0, 0];
+pub(super) const RESERVE: &[u8] = &[0x16, 0, 0, 0, 0, 0];
 const RELEASE: &[u8] = &[0x17, 0, 0, 0, 0, 0];
 const READ_KEYS: &[u8] = &[0x5e, 0, 0, 0, 0, 0, 0, 0x40, 0, 0];
 const CONFLICT: Status = Status::ReservationConflict;
 const GOOD: Status = Status::Good;
 
 /// Keys of the first and the second initiator.
-const A: u64 = 0xa;
-const B: u64 = 0xb;
+pub(super) const A: u64 = 0xa;
+pub(super) const B: u64 = 0xb;
 
 /// PERSISTENT RESERVE OUT: its CDB and its list.
 pub(super) fn out(action: u8, kind: u8, key: u64, new_key: u64) -> (Vec<u8>, Vec<u8>) {
@@ -28,12 +28,12 @@ pub(super) fn out(action: u8, kind: u8, key: u64, new_key: u64) -> (Vec<u8>, Vec
     (cdb, list)
 }
 
-fn persist(bench: &mut Bench, nexus: NexusId, ask: (u8, u8, u64, u64)) -> Status {
+pub(super) fn persist(bench: &mut Bench, nexus: NexusId, ask: (u8, u8, u64, u64)) -> Status {
     let (cdb, list) = out(ask.0, ask.1, ask.2, ask.3);
     bench.run_as(nexus, 0, &cdb, &list).status
 }
 
-fn status(bench: &mut Bench, nexus: NexusId, cdb: &[u8]) -> Status {
+pub(super) fn status(bench: &mut Bench, nexus: NexusId, cdb: &[u8]) -> Status {
     let data = if cdb[0] == 0x2a {
         vec![0; 512]
     } else {
@@ -56,7 +56,7 @@ fn keys_in(reply: &Reply) -> Vec<u64> {
 }
 
 /// Two initiators that are registered; the first one holds a reservation of `kind`, if any.
-fn registered(kind: Option<u8>) -> (Bench, NexusId, NexusId) {
+pub(super) fn registered(kind: Option<u8>) -> (Bench, NexusId, NexusId) {
     let mut bench = Bench::new();
     let (first, second) = (bench.nexus, bench.log_in(SECOND));
     assert_eq!(persist(&mut bench, first, (0, 0, 0, A)), GOOD);
