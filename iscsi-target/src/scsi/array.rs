@@ -543,7 +543,8 @@ impl Array {
                 let unit = &self.units[&ask.unit];
                 let protection = unit.protection(ask.access, geometry);
                 let data = mode::sense(&sense, &unit.mode, geometry, protection)?;
-                Reply::truncated(data, sense.allocation_bytes)
+                // The capacity is in it (law R5).
+                return Ok(self.confirmed(Reply::truncated(data, sense.allocation_bytes), ask));
             }
             Command::ModeSelect { header, list_bytes } => {
                 return Ok(self.execute(ask, Task::ModeSelect(header), list_bytes));

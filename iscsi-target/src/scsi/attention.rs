@@ -54,7 +54,10 @@ impl Attention {
     pub(crate) fn tells_replicated_state(self) -> bool {
         matches!(
             self,
-            Self::RegistrationsPreempted | Self::ReservationsPreempted | Self::ReservationsReleased
+            Self::CapacityChanged
+                | Self::RegistrationsPreempted
+                | Self::ReservationsPreempted
+                | Self::ReservationsReleased
         )
     }
 }

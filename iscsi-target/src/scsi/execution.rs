@@ -12,7 +12,7 @@ use super::parse::ModeHeader;
 use super::reservation::Reserving;
 use super::sense::{self, Sense};
 use super::{Reply, Start, Step};
-use crate::backend::{Backend, BackendError, Done, Geometry};
+use crate::backend::{Backend, BackendError, Done, Geometry, Request};
 use crate::hosts::UnitId;
 
 /// A command that needs data from the initiator, the backend, or both.
@@ -69,7 +69,14 @@ impl Execution {
             }
         }
         let next = match &mut self.task {
-            Task::Blocks(work) => work.begin(data_out, &self.geometry),
+            Task::Blocks(work) => match work.begin(data_out, &self.geometry) {
+                // Where the medium ends is replicated state (law R5).
+                Err(Sense::LBA_RANGE) => {
+                    *work = Work::Confirm(array.check(self.unit, Sense::LBA_RANGE));
+                    Ok(Next::Ask(Request::Confirm))
+                }
+                next => next,
+            },
             Task::ModeSelect(header) => array
                 .select_mode(self.nexus, self.unit, *header, &data_out)
                 .map(|()| Next::Answer(Reply::good())),

@@ -121,7 +121,8 @@ impl Array {
         }
     }
 
-    fn confirmed(&self, reply: Reply, ask: &Ask) -> Start {
+    /// An answer that only a box that may answer gives (law R5).
+    pub(super) fn confirmed(&self, reply: Reply, ask: &Ask) -> Start {
         self.execute(ask, Task::Blocks(Work::Confirm(reply)), 0)
     }
 

@@ -386,6 +386,28 @@ fn h40_nothing_about_reservations_is_said_by_a_box_that_may_not_answer() {
 }
 
 #[test]
+fn h40_where_the_medium_ends_is_not_said_by_a_box_that_may_not_answer() {
+    let mut bench = Bench::new();
+    let mut unmap = vec![0, 22, 0, 16, 0, 0, 0, 0];
+    unmap.extend(2048_u64.to_be_bytes());
+    unmap.extend([0, 0, 0, 1, 0, 0, 0, 0]);
+    let cases: [(&[u8], &[u8]); 3] = [
+        (&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &unmap),
+        (MODE_SENSE, &[]),
+        (&[0x28, 0, 0, 0, 8, 0, 0, 0, 1, 0], &[]),
+    ];
+    bench.disk.answer(Answers::With(BackendError::NotActive));
+    for (cdb, list) in cases {
+        assert_eq!(bench.try_run(bench.nexus, 0, cdb, list), None, "{cdb:02x?}");
+    }
+    bench.disk.answer(Answers::AtOnce);
+    assert_eq!(bench.sense(cases[0].0, &unmap), [5, 0x21, 0x00]);
+    bench.disk.resize(4096);
+    bench.disk.answer(Answers::With(BackendError::NotActive));
+    assert_eq!(bench.try_run(bench.nexus, 0, TEST_UNIT_READY, &[]), None);
+}
+
+#[test]
 fn d10_a_unit_begins_with_what_was_stored_and_a_new_configuration_keeps_what_is() {
     let (bench, ..) = registered(Some(1));
     let stored = |record: &Option<Bytes>| {
