@@ -139,7 +139,7 @@ struct Opening {
     cid: u16,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Peer {
     initiator: String,
     host: HostId,
@@ -280,7 +280,7 @@ impl Login {
         if text.len() > ANSWER_MAX_BYTES {
             return Err(Status::INITIATOR_ERROR);
         }
-        self.transit(request, text, registry)
+        self.transit(request, text, array, registry)
     }
 
     /// All requests of a login carry the same identifiers (RFC 7143 §11.12).
@@ -346,23 +346,11 @@ impl Login {
         if target.is_some_and(|name| !name.eq_ignore_ascii_case(&self.surroundings.target)) {
             return Err(Status::NOT_FOUND);
         }
-        let host = array
-            .authorize(&initiator, self.surroundings.source.ip())
-            .map_err(|_| Status::FORBIDDEN)?;
-        let secrets = match kind {
-            SessionKind::Discovery(_) => array.discovery_chap().or_else(|| array.chap(host)),
-            SessionKind::Normal => array.chap(host),
-        };
-        let secrets = secrets.cloned();
-        if self.stage == Stage::Operational && secrets.is_some() {
+        let peer = self.look_up(initiator, kind, array)?;
+        if self.stage == Stage::Operational && peer.secrets.is_some() {
             return Err(Status::AUTHENTICATION_FAILURE);
         }
-        self.peer = Some(Peer {
-            initiator,
-            host,
-            secrets,
-            kind,
-        });
+        self.peer = Some(peer);
         self.check_session(registry)?;
         if kind == SessionKind::Normal {
             text::append(text, "TargetPortalGroupTag", self.surroundings.tag.0);
@@ -371,6 +359,36 @@ impl Login {
             }
         }
         Ok(())
+    }
+
+    /// What the array knows of an initiator.
+    fn look_up(&self, initiator: String, kind: SessionKind, array: &Array) -> Result<Peer, Status> {
+        let host = array
+            .authorize(&initiator, self.surroundings.source.ip())
+            .map_err(|_| Status::FORBIDDEN)?;
+        let secrets = match kind {
+            SessionKind::Discovery(_) => array.discovery_chap().or_else(|| array.chap(host)),
+            SessionKind::Normal => array.chap(host),
+        };
+        Ok(Peer {
+            initiator,
+            host,
+            secrets: secrets.cloned(),
+            kind,
+        })
+    }
+
+    /// The configuration may have changed since the login began. Who is no longer what it then was
+    /// comes again.
+    fn check_peer(&self, array: &Array) -> Result<(), Status> {
+        let peer = self.peer.as_ref();
+        let peer = peer.expect("introduced before the first transition");
+        let now = self.look_up(peer.initiator.clone(), peer.kind, array)?;
+        if now == *peer {
+            Ok(())
+        } else {
+            Err(Status::SERVICE_UNAVAILABLE)
+        }
     }
 
     /// A session has one connection, so a login never joins one that is there.
@@ -536,6 +554,7 @@ impl Login {
         &mut self,
         request: &Request,
         text: BytesMut,
+        array: &Array,
         registry: &Registry,
     ) -> Result<Reply, Status> {
         let stay = request.flags & 0x0c;
@@ -567,6 +586,7 @@ impl Login {
                 next: Next::More,
             });
         }
+        self.check_peer(array)?;
         // Another login may have taken the last place meanwhile.
         self.check_session(registry)?;
         self.parameters.finish();

@@ -442,3 +442,30 @@ fn the_same_initiator_port_replaces_its_session_before_the_answer() {
         Some((ConnectionId(1), Notice::Drop(DropReason::Reinstated)))
     );
 }
+
+/// What a login began with may be gone when it ends: its host, or the right to come without a
+/// proof.
+#[test]
+fn a_login_under_way_sees_that_the_configuration_changed() {
+    let begun = || {
+        let mut table = Table::new();
+        let reply = login(&mut table, 0x81, &format!("{NAMES}AuthMethod=None\0"));
+        assert_eq!((status(&reply), reply[0].bhs.flags), (0, 0x81));
+        table
+    };
+    let mut table = begun();
+    table.array.apply(ArrayConfig::default()).unwrap();
+    assert_eq!(status(&login(&mut table, 0x87, "")), 0x0202);
+    let mut table = begun();
+    table.chap = Some(secrets());
+    table.discovery(None);
+    assert_eq!(status(&login(&mut table, 0x87, "")), 0x0301);
+    assert!(table.registry.sessions().is_empty());
+    let mut table = begun();
+    table.discovery(Some(secrets()));
+    assert_eq!(
+        status(&login(&mut table, 0x87, "")),
+        0,
+        "none of its business"
+    );
+}
