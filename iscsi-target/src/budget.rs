@@ -70,6 +70,12 @@ impl Budget {
         !self.queue.is_empty()
     }
 
+    /// Whether all of the pool is used.
+    #[must_use]
+    pub const fn is_used_up(&self) -> bool {
+        self.used_bytes >= self.pool_bytes
+    }
+
     /// Whether `more_bytes` that came without being asked for can be held: they cannot wait.
     pub(crate) fn has_room(&self, who: ConnectionId, holding: Holding, more_bytes: usize) -> bool {
         let wanted = beyond_reserve(holding.held_bytes + more_bytes);

@@ -186,7 +186,7 @@ impl Connection {
             outputs: VecDeque::new(),
             phase: Phase::Login(login, Sequence::default()),
             deadline: Some(now.after_ms(login_ms)),
-            queued_max_bytes: DATA_MAX_BYTES,
+            queued_max_bytes: RESERVE_BYTES,
             taken_bytes: 0,
         }
     }
@@ -523,8 +523,11 @@ impl Connection {
                     .account(self.surroundings.connection, holding, None);
             }
         }
-        // Memory that others wait for is not filled with answers that nobody reads.
-        self.queued_max_bytes = if ports.registry.budget().is_short() {
+        // Memory that others wait for, or that is used up, is not filled with answers that nobody
+        // reads; nor is it by strangers.
+        let budget = ports.registry.budget();
+        let is_known = matches!(self.phase, Phase::Full(_));
+        self.queued_max_bytes = if budget.is_short() || budget.is_used_up() || !is_known {
             RESERVE_BYTES
         } else {
             DATA_MAX_BYTES

@@ -300,3 +300,47 @@ fn a_trickle_does_not_keep_a_silent_session() {
         Time(0).after_ms(PING_AFTER_MS + ANSWER_WITHIN_MS)
     );
 }
+
+#[test]
+fn a_stranger_that_does_not_read_is_not_listened_to() {
+    let mut table = Table::new();
+    let first = login_request(0x00, NAMES.len()).bhs().to_wire();
+    let mut wire = BytesMut::from(&first[..]);
+    wire.extend_from_slice(NAMES.as_bytes());
+    wire.resize(wire.len().next_multiple_of(4), 0);
+    table.handle(Input::Received(&mut wire));
+    let next = login_request(0x00, 0).bhs().to_wire().repeat(1000);
+    let mut repeats = 0;
+    while table.connection.wants_input() {
+        table.handle(Input::Received(&mut BytesMut::from(&next[..])));
+        repeats += 1;
+        assert!(repeats < 20, "it is told without end what it does not read");
+    }
+    assert_eq!(table.closed, None);
+    let queued = table.connection.outbox().len_bytes();
+    assert!(
+        (RESERVE_BYTES..2 * RESERVE_BYTES).contains(&queued),
+        "{queued}"
+    );
+}
+
+/// Echoes are no commands: nobody waits, and yet there is no memory for them.
+#[test]
+fn who_does_not_read_is_not_listened_to_when_the_pool_is_used_up() {
+    let mut table = short();
+    let mut wire = Vec::new();
+    for itt in 0..4 {
+        let nop = nop_out(itt, Ttt::NONE.0, NEXT, IMMEDIATE, 8192);
+        wire.extend_from_slice(&nop.bhs().to_wire());
+        wire.extend_from_slice(&[5; 8192]);
+    }
+    while table.connection.wants_input() {
+        table.handle(Input::Received(&mut BytesMut::from(&wire[..])));
+        let queued = table.connection.outbox().len_bytes();
+        assert!(queued < 2 * RESERVE_BYTES, "{queued}");
+    }
+    let _ = table.feed(Input::Sent(0));
+    hog(&mut table, 0);
+    let _ = table.feed(Input::Sent(0));
+    assert!(table.connection.wants_input());
+}
