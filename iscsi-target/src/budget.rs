@@ -73,7 +73,7 @@ impl Budget {
     /// Whether all of the pool is used.
     #[must_use]
     pub const fn is_used_up(&self) -> bool {
-        self.used_bytes >= self.pool_bytes
+        self.used_bytes >= self.limit_bytes
     }
 
     /// Whether `more_bytes` that came without being asked for can be held: they cannot wait.

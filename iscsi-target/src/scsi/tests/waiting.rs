@@ -13,7 +13,7 @@ fn admitted(bench: &mut Bench, nexus: NexusId) -> Execution {
     let offered = 512;
     match bench.array.start(nexus, [0; 8], padded(WRITE), offered) {
         Start::Run(execution) => execution,
-        refused => panic!("{refused:?}"),
+        refused @ (Start::Reply(_) | Start::Drop) => panic!("{refused:?}"),
     }
 }
 
