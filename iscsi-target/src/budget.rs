@@ -70,7 +70,7 @@ impl Budget {
         !self.queue.is_empty()
     }
 
-    /// Whether all of the pool is used.
+    /// Whether all of it is used.
     #[must_use]
     pub const fn is_used_up(&self) -> bool {
         self.used_bytes >= self.limit_bytes
