@@ -264,8 +264,10 @@ pub enum GroupVerb {
 /// Discovery: SendTargets before the login.
 #[derive(Debug, Subcommand)]
 pub enum DiscoveryVerb {
-    /// Asks for CHAP of its own; without options each host proves what it proves at login.
+    /// Asks for CHAP of its own.
     Chap(ChapArgs),
+    /// Asks each host for what it proves at login, if that is anything.
+    LikeLogin,
 }
 
 /// LUN maps.

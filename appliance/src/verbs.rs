@@ -27,9 +27,7 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         ClientVerb::Volume(verb) => volume(cli, verb).await,
         ClientVerb::Host(verb) => host(cli, verb).await,
         ClientVerb::Group(verb) => group(cli, verb).await,
-        ClientVerb::Discovery(DiscoveryVerb::Chap(args)) => {
-            ask(cli, Ask::Edit(Edit::Discovery(chap(args)?))).await
-        }
+        ClientVerb::Discovery(verb) => discovery(cli, verb).await,
         ClientVerb::Lun(verb) => lun(cli, verb).await,
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
@@ -186,6 +184,19 @@ async fn lun(cli: &Cli, verb: &LunVerb) -> Result<(), Refusal> {
         },
     };
     ask(cli, Ask::Edit(edit)).await
+}
+
+async fn discovery(cli: &Cli, verb: &DiscoveryVerb) -> Result<(), Refusal> {
+    let asked = match verb {
+        DiscoveryVerb::Chap(args) => Some(chap(args)?.ok_or_else(|| {
+            Refusal::usage(
+                "nothing was changed: say with --chap-user and --chap-secret-file what discovery \
+                 asks for; `twinsan discovery like-login` ends that",
+            )
+        })?),
+        DiscoveryVerb::LikeLogin => None,
+    };
+    ask(cli, Ask::Edit(Edit::Discovery(asked))).await
 }
 
 async fn address(cli: &Cli, verb: &AddressVerb) -> Result<(), Refusal> {

@@ -172,7 +172,11 @@ fn discovery_asks_for_a_proof_of_its_own() {
         inquiry.contains("TWINSAN"),
         "a host without secrets logs in: {inquiry}"
     );
-    verb(&["discovery", "chap"]);
+    let bare = said(&mut stage.twinsan(&["--api", socket, "discovery", "chap"]));
+    assert_eq!(bare.code, Some(2), "{}", bare.err);
+    assert!(bare.err.contains("discovery like-login"), "{}", bare.err);
+    assert!(!listed("").contains("127.0.0.20"), "it still asks");
+    verb(&["discovery", "like-login"]);
     assert!(listed("").contains("127.0.0.20:3260"));
 }
 
