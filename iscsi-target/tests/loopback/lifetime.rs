@@ -2,12 +2,20 @@
 
 use bytes::Bytes;
 use iscsi_target::backend::{BackendError, Fua};
-use iscsi_target::initiator::{InitiatorError, cdb};
+use iscsi_target::initiator::{InitiatorError, Pending, Session, cdb};
 use iscsi_target::memory::Answers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::{LUN, Lab, pattern, run};
+
+/// A write that the backend holds.
+async fn stuck_write(lab: &Lab, session: &Session) -> Pending {
+    lab.backend.answer(Answers::Held);
+    let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
+    lab.holds(1).await;
+    stuck
+}
 
 #[test]
 fn the_same_initiator_port_replaces_its_session() {
@@ -15,11 +23,7 @@ fn the_same_initiator_port_replaces_its_session() {
         let lab = Lab::new().await;
         let login = lab.login();
         let old = lab.session(login.clone()).await;
-        lab.backend.answer(Answers::Held);
-        let stuck = old.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
-        while lab.backend.held() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let stuck = stuck_write(&lab, &old).await;
         let new = lab.session(login).await;
         assert!(matches!(stuck.await, Err(InitiatorError::Lost(_))));
         old.closed().await;
@@ -55,11 +59,7 @@ fn deactivation_drops_sessions_without_a_status() {
     run(async {
         let lab = Lab::new().await;
         let session = lab.session(lab.login()).await;
-        lab.backend.answer(Answers::Held);
-        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
-        while lab.backend.held() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let stuck = stuck_write(&lab, &session).await;
         lab.target.deactivate();
         // Done too late: nobody may hear of it (law R8).
         lab.backend.release();
@@ -76,11 +76,7 @@ fn who_is_asked_to_go_logs_out_and_comes_back_when_the_role_stays() {
     run(async {
         let lab = Lab::new().await;
         let session = lab.session(lab.login()).await;
-        lab.backend.answer(Answers::Held);
-        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
-        while lab.backend.held() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let stuck = stuck_write(&lab, &session).await;
         lab.target.depart(1);
         session.closed().await;
         // It logged out: it was not dropped.
@@ -111,11 +107,7 @@ fn a_closed_portal_takes_its_sessions_along() {
     run(async {
         let lab = Lab::new().await;
         let session = lab.session(lab.login()).await;
-        lab.backend.answer(Answers::Held);
-        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
-        while lab.backend.held() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let stuck = stuck_write(&lab, &session).await;
         lab.target.close_portal(7);
         session.closed().await;
         assert_eq!(stuck.await.unwrap_err(), told_to_go());
@@ -129,11 +121,7 @@ fn a_host_that_is_removed_loses_its_sessions() {
     run(async {
         let lab = Lab::new().await;
         let session = lab.session(lab.login()).await;
-        lab.backend.answer(Answers::Held);
-        let stuck = session.execute(LUN, cdb::write10(0, 1, Fua::No), pattern(0, 512), 0);
-        while lab.backend.held() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let stuck = stuck_write(&lab, &session).await;
         lab.target
             .apply(iscsi_target::scsi::ArrayConfig::default())
             .unwrap();

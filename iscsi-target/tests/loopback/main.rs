@@ -73,6 +73,13 @@ impl Lab {
         }
     }
 
+    /// Waits until the backend holds `count` requests.
+    async fn holds(&self, count: usize) {
+        while self.backend.held() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// A login with an initiator port of its own.
     fn login(&self) -> Login {
         let port = self.ports_used.get() + 1;

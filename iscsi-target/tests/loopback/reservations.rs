@@ -44,9 +44,7 @@ async fn registered(lab: &Lab) -> [Session; 2] {
 async fn held_write(lab: &Lab, session: &Session) -> Pending {
     lab.backend.answer(Answers::Held);
     let held = write(session);
-    while lab.backend.held() == 0 {
-        tokio::task::yield_now().await;
-    }
+    lab.holds(1).await;
     lab.backend.answer(Answers::AtOnce);
     held
 }

@@ -11,13 +11,6 @@ fn write(session: &Session, lba: u64) -> Pending {
     session.execute(LUN, cdb::write16(lba, 8, Fua::No), pattern(lba, 4096), 0)
 }
 
-/// Waits until the backend holds `count` requests.
-async fn held(lab: &Lab, count: usize) {
-    while lab.backend.held() < count {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[test]
 fn an_aborted_command_gets_no_status() {
     run(async {
@@ -26,7 +19,7 @@ fn an_aborted_command_gets_no_status() {
         lab.backend.answer(Answers::Held);
         let doomed = write(&session, 0);
         let kept = write(&session, 8);
-        held(&lab, 2).await;
+        lab.holds(2).await;
         let abort = Management::AbortTask {
             lun: LUN,
             itt: doomed.itt(),
@@ -61,7 +54,7 @@ fn every_function_is_answered_while_the_disk_is_silent() {
         .enumerate()
         {
             let writes: Vec<Pending> = (0..5).map(|n| write(&session, n * 8)).collect();
-            held(&lab, (number + 1) * 5).await;
+            lab.holds((number + 1) * 5).await;
             assert_eq!(
                 session.task_management(function).await.unwrap(),
                 0,
@@ -100,7 +93,7 @@ fn a_unit_reset_ends_the_commands_of_others_and_tells_them() {
         let two = lab.session(lab.login()).await;
         lab.backend.answer(Answers::Held);
         let doomed = write(&one, 0);
-        held(&lab, 1).await;
+        lab.holds(1).await;
         let reset = Management::LogicalUnitReset(LUN);
         assert_eq!(two.task_management(reset).await.unwrap(), 0);
         lab.backend.answer(Answers::AtOnce);
@@ -126,7 +119,7 @@ fn a_cleared_task_set_is_told_to_those_who_lost_a_command() {
         lab.backend.answer(Answers::Held);
         let theirs = write(&one, 0);
         let ours = write(&two, 8);
-        held(&lab, 2).await;
+        lab.holds(2).await;
         let clear = Management::ClearTaskSet(LUN);
         assert_eq!(two.task_management(clear).await.unwrap(), 0);
         assert_eq!(ours.await.unwrap_err(), InitiatorError::Aborted);
@@ -166,7 +159,7 @@ fn a_logout_does_not_wait_for_the_disk() {
         let session = lab.session(lab.login()).await;
         lab.backend.answer(Answers::Held);
         let stuck = write(&session, 0);
-        held(&lab, 1).await;
+        lab.holds(1).await;
         session.logout().await.unwrap();
         assert_eq!(stuck.await.unwrap_err(), InitiatorError::LoggedOut);
         assert!(lab.target.sessions().is_empty());
