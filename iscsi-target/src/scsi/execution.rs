@@ -116,9 +116,22 @@ impl Execution {
         self.step(array, next)
     }
 
-    /// Whether what it has read so far takes no memory any more.
-    pub(crate) fn has_let_go(&self) -> bool {
-        matches!(&self.task, Task::Copy(copying) if copying.is_between_pieces())
+    /// How much it reads from the backend and keeps until its end, besides what the initiator
+    /// sends.
+    pub(crate) fn read_bytes(&self) -> usize {
+        match &self.task {
+            Task::Blocks(work) => work.read_bytes(),
+            Task::ModeSelect(_) | Task::Copy(_) | Task::Reserve(_) => 0,
+        }
+    }
+
+    /// Whether it reads piece after piece and keeps none.
+    pub(crate) fn reads_in_pieces(&self) -> bool {
+        match &self.task {
+            Task::Blocks(work) => work.reads_in_pieces(),
+            Task::Copy(_) => true,
+            Task::ModeSelect(_) | Task::Reserve(_) => false,
+        }
     }
 
     /// Whether it is about reservations: one that preempts its own nexus is not aborted by it.

@@ -22,8 +22,8 @@ use crate::window::WINDOW_DEPTH;
 
 /// Commands of one session, numbered and immediate ones together.
 const TASKS_MAX: usize = WINDOW_DEPTH as usize + 8;
-/// How much more than its charge a task may read beside others, in bytes.
-const EXCESS_FREE_BYTES: usize = 64 * 1024;
+/// Requests of one session that backends have not ended although their tasks are gone.
+const ABANDONED_MAX: usize = 2 * TASKS_MAX;
 
 /// One SCSI command of a session.
 #[derive(Debug)]
@@ -45,42 +45,38 @@ pub(super) struct Task {
     charged: bool,
     /// Data that are held although it is not charged.
     backlog_bytes: usize,
-    /// What was read from the backend so far.
-    read_bytes: usize,
+    /// A backend has a request of it.
+    asked: bool,
+    /// What it asks next, when there is room for it.
+    piece: Option<Piece>,
 }
 
-/// Tasks that read more from the backend than their expected length lets one think, for example
-/// because it is zero. They go one at a time, so that they cannot take all memory. A task that lets
-/// go of what it has read stands in line again for its next piece.
-#[derive(Default)]
-pub(super) struct Excess {
-    holder: Option<Itt>,
-    parked: VecDeque<(Itt, Rc<dyn Backend>, Request)>,
+/// A request that waits for memory.
+struct Piece {
+    backend: Rc<dyn Backend>,
+    request: Request,
 }
 
-impl Excess {
-    /// Whether it is this task's turn. Who parks goes first.
-    fn take(&mut self, itt: Itt) -> bool {
-        if self.holder.is_none() && self.parked.is_empty() {
-            self.holder = Some(itt);
-        }
-        self.holder == Some(itt)
+impl std::fmt::Debug for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.request.fmt(f)
     }
+}
 
-    fn release(&mut self, itt: Itt) {
+/// Tasks that read piece after piece and keep none. One of a session goes at a time, and stands in
+/// line again for its next piece: such a task may last for hours.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    holder: Option<Itt>,
+    queue: VecDeque<Itt>,
+}
+
+impl Pieces {
+    fn forget(&mut self, itt: Itt) {
+        self.queue.retain(|queued| *queued != itt);
         if self.holder == Some(itt) {
             self.holder = None;
         }
-    }
-}
-
-impl std::fmt::Debug for Excess {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let parked = self.parked.len();
-        f.debug_struct("Excess")
-            .field("holder", &self.holder)
-            .field("parked", &parked)
-            .finish()
     }
 }
 
@@ -105,9 +101,9 @@ impl Task {
         execution.tells_cache_loss().then(|| execution.unit())
     }
 
-    /// Whether what it has read from the backend takes no memory any more.
-    fn has_let_go(&self) -> bool {
-        matches!(&self.work, Work::Run(execution) if execution.has_let_go())
+    /// Whether it reads piece after piece and keeps none.
+    fn reads_in_pieces(&self) -> bool {
+        matches!(&self.work, Work::Run(execution) if execution.reads_in_pieces())
     }
 
     /// Whether it is about reservations.
@@ -144,6 +140,9 @@ impl Session {
         let writes = command.flags & WRITE != 0;
         let expected = command.expected_len_bytes.get();
         let offered = if writes { expected } else { 0 };
+        if self.abandoned.len() >= ABANDONED_MAX {
+            return self.turn_away(itt, command);
+        }
         let work = match ports.array.start(nexus, command.lun, command.cdb, offered) {
             Start::Run(execution) => Work::Run(execution),
             Start::Reply(reply) => Work::Answer(reply),
@@ -158,6 +157,20 @@ impl Session {
         self.tasks.insert(itt, task);
         self.incoming = Incoming::Command(itt);
         buffer
+    }
+
+    /// The backends have not ended so many requests of tasks that are gone that there is no room for
+    /// another one.
+    fn turn_away(&mut self, itt: Itt, command: &Command) -> BytesMut {
+        let full = Reply {
+            status: Status::TaskSetFull,
+            data_in: Vec::new(),
+            sense: None,
+        };
+        let task = self.new_task(command, Work::Answer(full));
+        self.tasks.insert(itt, task);
+        self.incoming = Incoming::Command(itt);
+        BytesMut::new()
     }
 
     /// The rules of RFC 7143 §11.3 and §13.10 to §13.14 that a command can break by itself.
@@ -207,8 +220,7 @@ impl Session {
         };
         let charge_bytes = match &work {
             Work::Answer(_) => 0,
-            Work::Run(_) if writes => wanted_bytes,
-            Work::Run(_) => expected_bytes.min(DATA_MAX_BYTES),
+            Work::Run(execution) => wanted_bytes + execution.read_bytes(),
         };
         Box::new(Task {
             generation: self.generation,
@@ -223,7 +235,8 @@ impl Session {
             charge_bytes,
             charged: false,
             backlog_bytes: 0,
-            read_bytes: 0,
+            asked: false,
+            piece: None,
         })
     }
 
@@ -269,7 +282,7 @@ impl Session {
 
     /// Whether the session itself may have that much more on the move.
     pub(super) const fn fits(&self, charge_bytes: usize, queued_bytes: usize) -> bool {
-        let moving = self.charged_bytes + queued_bytes;
+        let moving = self.charged_bytes + self.abandoned_bytes + queued_bytes;
         moving == 0 || moving + charge_bytes <= DATA_MAX_BYTES
     }
 
@@ -369,16 +382,11 @@ impl Session {
 
     /// Runs what waits for room, in order.
     pub(crate) fn pump(&mut self, ports: &mut Ports<'_>, wire: &mut Wire<'_>) {
-        if self.excess.holder.is_none()
-            && let Some((itt, backend, request)) = self.excess.parked.pop_front()
+        if self.pieces.holder.is_none()
+            && let Some(itt) = self.pieces.queue.pop_front()
         {
-            self.excess.holder = Some(itt);
-            let tag = self.tasks[&itt].tag(itt);
-            wire.outputs.push_back(Output::Submit {
-                tag,
-                backend,
-                request,
-            });
+            self.pieces.holder = Some(itt);
+            self.waiting.push_back(itt);
         }
         while let Some(itt) = self.waiting.front().copied()
             && self.ending.is_none()
@@ -409,6 +417,9 @@ impl Session {
                 buffer.extend_from_slice(&task.transfer.buffer);
                 task.transfer.buffer = buffer;
             }
+        }
+        if let Some(Piece { backend, request }) = task.piece.take() {
+            return self.submit(itt, backend, request, wire);
         }
         if let Some((r2t_sn, burst)) = task.transfer.solicit(ttt, self.parameters.burst_max_bytes) {
             let lun = task.lun;
@@ -452,8 +463,12 @@ impl Session {
         wire: &mut Wire<'_>,
     ) {
         // An aborted task's answer belongs to nobody (law T1).
-        let Some(itt) = self.task_of(tag) else { return };
+        let Some(itt) = self.task_of(tag) else {
+            self.abandoned_bytes -= self.abandoned.remove(&tag).unwrap_or(0);
+            return self.pump(ports, wire);
+        };
         let task = self.tasks.get_mut(&itt).expect("just found");
+        task.asked = false;
         let Work::Run(execution) = &mut task.work else {
             return;
         };
@@ -464,10 +479,30 @@ impl Session {
 
     fn step(&mut self, itt: Itt, step: Step, wire: &mut Wire<'_>) {
         match step {
-            Step::Io { backend, request } => self.submit(itt, backend, request, wire),
+            Step::Io { backend, request } => self.ask(itt, backend, request, wire),
             Step::Done(reply) => self.finish(itt, reply, wire),
             Step::Drop => self.end(CloseReason::NotActive, Manner::Reset),
         }
+    }
+
+    /// The task wants something of a backend: at once, or a piece in its turn.
+    fn ask(&mut self, itt: Itt, backend: Rc<dyn Backend>, request: Request, wire: &mut Wire<'_>) {
+        let task = self
+            .tasks
+            .get_mut(&itt)
+            .expect("only tasks that are there ask");
+        let Request::Read { len_bytes, .. } = request else {
+            return self.submit(itt, backend, request, wire);
+        };
+        if !task.reads_in_pieces() {
+            return self.submit(itt, backend, request, wire);
+        }
+        // What it read before is gone.
+        task.charged = false;
+        self.charged_bytes -= std::mem::replace(&mut task.charge_bytes, len_bytes);
+        task.piece = Some(Piece { backend, request });
+        self.pieces.forget(itt);
+        self.pieces.queue.push_back(itt);
     }
 
     fn submit(
@@ -481,17 +516,7 @@ impl Session {
             .tasks
             .get_mut(&itt)
             .expect("only tasks that are there ask");
-        if let Request::Read { len_bytes, .. } = &request {
-            if task.has_let_go() {
-                task.read_bytes = 0;
-                self.excess.release(itt);
-            }
-            task.read_bytes += len_bytes;
-            if task.read_bytes > task.charge_bytes + EXCESS_FREE_BYTES && !self.excess.take(itt) {
-                self.excess.parked.push_back((itt, backend, request));
-                return;
-            }
-        }
+        task.asked = true;
         let tag = task.tag(itt);
         wire.outputs.push_back(Output::Submit {
             tag,
@@ -508,8 +533,12 @@ impl Session {
     /// Removes a task; what it asked the backend for comes back to nobody.
     pub(super) fn forget(&mut self, itt: Itt) -> Option<Box<Task>> {
         let task = self.tasks.remove(&itt)?;
-        self.excess.parked.retain(|(parked, ..)| *parked != itt);
-        self.excess.release(itt);
+        self.pieces.forget(itt);
+        if task.asked {
+            // The backend still has it all: a piece of a write keeps the whole buffer.
+            self.abandoned.insert(task.tag(itt), task.charge_bytes);
+            self.abandoned_bytes += task.charge_bytes;
+        }
         if task.charged {
             self.charged_bytes -= task.charge_bytes;
         } else {

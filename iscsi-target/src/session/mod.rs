@@ -5,8 +5,8 @@
 //!
 //! Invariants: every task in `waiting` is in `tasks`, not charged and not running; `charged_bytes`
 //! is the sum over all charged tasks, `backlog_bytes` over the data of the others and of requests
-//! before their turn, at most [`BACKLOG_MAX_BYTES`]; at most one task reads much more than it is
-//! charged for; a discovery session has neither nexus nor tasks.
+//! before their turn, at most [`BACKLOG_MAX_BYTES`], `abandoned_bytes` over what backends hold for
+//! tasks that are gone; a discovery session has neither nexus nor tasks.
 
 mod command;
 mod control;
@@ -33,7 +33,7 @@ use crate::scsi::{Array, NexusId, UnitId};
 use crate::types::{Itt, Serial, Ttt};
 use crate::window::{SHORT_DEPTH, Turn, WINDOW_DEPTH, Window};
 
-use command::{Excess, Task};
+use command::{Pieces, Task};
 use control::Exchange;
 
 /// Data that the commands of one session may hold at once, in bytes, those on the way out
@@ -70,7 +70,10 @@ pub(crate) struct Session {
     waiting: VecDeque<Itt>,
     charged_bytes: usize,
     backlog_bytes: usize,
-    excess: Excess,
+    pieces: Pieces,
+    /// What backends hold for tasks that are gone.
+    abandoned: BTreeMap<Tag, usize>,
+    abandoned_bytes: usize,
     early: BTreeMap<u32, Early>,
     incoming: Incoming,
     exchange: Exchange,
@@ -148,7 +151,9 @@ impl Session {
             waiting: VecDeque::new(),
             charged_bytes: 0,
             backlog_bytes: 0,
-            excess: Excess::default(),
+            pieces: Pieces::default(),
+            abandoned: BTreeMap::new(),
+            abandoned_bytes: 0,
             early: BTreeMap::new(),
             incoming: Incoming::Plain,
             exchange: Exchange::default(),
@@ -274,7 +279,7 @@ impl Session {
 
     /// What it holds, with what waits to be sent.
     fn holding(&self, queued_bytes: usize) -> Holding {
-        let moving_bytes = self.charged_bytes + queued_bytes;
+        let moving_bytes = self.charged_bytes + self.abandoned_bytes + queued_bytes;
         Holding {
             held_bytes: moving_bytes + self.backlog_bytes + self.exchange.len_bytes(),
             idle: moving_bytes == 0,
@@ -352,7 +357,7 @@ impl Session {
         self.tasks.clear();
         self.waiting.clear();
         self.early.clear();
-        self.excess = Excess::default();
+        self.pieces = Pieces::default();
         self.charged_bytes = 0;
         self.backlog_bytes = 0;
         self.exchange = Exchange::default();

@@ -57,18 +57,14 @@ fn copies_take_turns_after_each_piece() {
     table.backend.answer(Answers::Held);
     assert!(copy(&mut table, 1, NEXT).is_empty());
     assert!(copy(&mut table, 2, NEXT + 1).is_empty());
-    // It reads 127.5 KiB for which the initiator has no room.
-    let read = table.command((3, NEXT + 2), read10(0, 255), 0, 0);
-    assert!(read.is_empty());
-    let order: Vec<Vec<u32>> = (0..9).map(|_| next(&mut table)).collect();
-    // A piece of each copy, the read, and the second piece of each.
+    let order: Vec<Vec<u32>> = (0..8).map(|_| next(&mut table)).collect();
+    // A piece of each copy, and the second piece of each.
     let none = Vec::new;
     let expected = [
         none(),
         none(),
         none(),
         none(),
-        vec![3],
         none(),
         vec![1],
         none(),
@@ -76,6 +72,39 @@ fn copies_take_turns_after_each_piece() {
     ];
     assert_eq!(order, expected);
     assert_eq!(table.backend.held(), 0);
+}
+
+#[test]
+fn a_piece_of_a_copy_waits_for_memory() {
+    let limits = Limits {
+        budget_bytes: 2 << 20,
+        ..Limits::default()
+    };
+    let mut table = Table::ready(limits, "");
+    table.backend.answer(Answers::Held);
+    let hog = |table: &mut Table, held_bytes| {
+        let idle = false;
+        let holding = Holding { held_bytes, idle };
+        table.registry.account(ConnectionId(9), holding, None);
+    };
+    hog(&mut table, 4 << 20);
+    // Something small is under way, so that the copy cannot overdraw.
+    let small = table.command((5, NEXT), read10(0, 128), READ, 64 << 10);
+    assert!(small.is_empty());
+    assert!(copy(&mut table, 1, NEXT + 1).is_empty());
+    assert_eq!(table.backend.held(), 1, "the read alone");
+    hog(&mut table, 0);
+    let _ = table.feed(Input::Notice(Notice::Memory));
+    assert_eq!(table.backend.held(), 2);
+    let used = (1 << 20) + (64 << 10) - (256 << 10);
+    assert_eq!(table.registry.budget().used_bytes(), used);
+    table.backend.release();
+    assert_eq!(table.feed(Input::Sent(0))[0].bhs.itt.get(), 5);
+    while table.backend.held() > 0 {
+        table.backend.release();
+        let _ = table.feed(Input::Sent(0));
+    }
+    assert_eq!(table.registry.budget().used_bytes(), 0);
 }
 
 #[test]

@@ -311,29 +311,51 @@ fn immediate_commands_are_bounded_too() {
 }
 
 #[test]
-fn reads_beyond_their_expected_length_go_one_at_a_time() {
+fn reads_beyond_their_expected_length_count_in_full() {
     let mut table = Table::logged_in();
     table.backend.answer(Answers::Held);
-    for n in 0..5 {
-        // 127.5 KiB are read, none of which the initiator has room for.
-        assert!(
-            table
-                .command((n, NEXT + n), read10(0, 255), 0, 0)
-                .is_empty()
-        );
+    // One MiB is read, none of which the initiator has room for.
+    let mut cdb = read10(0, 0);
+    cdb[7] = 0x08;
+    for n in 0..40 {
+        assert!(table.command((n, NEXT + n), cdb, 0, 0).is_empty());
     }
-    assert_eq!(table.backend.held(), 1);
-    table.backend.answer(Answers::AtOnce);
+    assert_eq!(table.backend.held(), 32, "what one session may have");
     table.backend.release();
-    let mut replies = table.feed(Input::Sent(0));
-    for _ in 0..5 {
-        replies.extend(table.feed(Input::Sent(0)));
-    }
+    table.backend.answer(Answers::AtOnce);
+    let replies = table.feed(Input::Sent(0));
     let residuals: Vec<u32> = replies
         .iter()
         .map(|reply| reply.bhs.cast::<Response>().residual.get())
         .collect();
-    assert_eq!(residuals, [255 * 512; 5]);
+    assert_eq!(residuals, [1 << 20; 40]);
+}
+
+/// A VERIFY may go over a whole disk: it holds one piece at a time, and lets others pass.
+#[test]
+fn what_reads_without_keeping_takes_turns() {
+    let mut table = Table::logged_in();
+    table.backend.answer(Answers::Held);
+    let mut verify = [0; 16];
+    (verify[0], verify[7]) = (0x2f, 0x10);
+    for n in 0..3 {
+        assert!(table.command((n, NEXT + n), verify, 0, 0).is_empty());
+    }
+    assert_eq!(table.backend.held(), 1);
+    assert!(
+        table
+            .command((9, NEXT + 3), read10(0, 1), READ, 512)
+            .is_empty()
+    );
+    assert_eq!(table.backend.held(), 2);
+    let mut ended = Vec::new();
+    for _ in 0..6 {
+        table.backend.release();
+        let replies = table.feed(Input::Sent(0));
+        ended.extend(replies.iter().map(|reply| reply.bhs.itt.get()));
+        assert!(table.backend.held() <= 1, "one piece at a time");
+    }
+    assert_eq!(ended, [9, 0, 1, 2]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::pdu::command::Response;
 use crate::pdu::data::{DataIn, DataOut};
 use crate::pdu::r2t::R2t;
 use crate::pdu::reject::Reject;
+use crate::pdu::task;
 
 const NEXT: u32 = FIRST + 1;
 const MIB: usize = 1 << 20;
@@ -343,4 +344,80 @@ fn who_does_not_read_is_not_listened_to_when_the_pool_is_used_up() {
     hog(&mut table, 0);
     let _ = table.feed(Input::Sent(0));
     assert!(table.connection.wants_input());
+}
+
+/// Its data are read however little room the initiator has for them.
+#[test]
+fn a_read_takes_memory_for_what_it_reads() {
+    let mut table = short();
+    table.backend.answer(Answers::Held);
+    for n in 0..8 {
+        assert!(table.command((n, NEXT + n), read(1024), READ, 0).is_empty());
+    }
+    // One overdraws, because nobody else does; the others wait.
+    assert_eq!(table.backend.held(), 1);
+    hog(&mut table, 0);
+    let _ = table.feed(Input::Notice(Notice::Memory));
+    assert_eq!(
+        table.backend.held(),
+        2,
+        "two fit the budget and the reserve"
+    );
+    assert!(table.registry.budget().used_bytes() <= MIB);
+}
+
+/// What was submitted stays with the store until it is done with it, whoever gave it up.
+#[test]
+fn commands_that_were_given_up_take_memory_until_the_store_is_done() {
+    let limits = Limits {
+        budget_bytes: MIB,
+        ..Limits::default()
+    };
+    let mut table = Table::ready(limits, "");
+    table.backend.answer(Answers::Held);
+    let mut answered = 0;
+    for n in 0..50 {
+        let _ = table.command((n, NEXT + n), read(1024), READ, 512 * 1024);
+        let mut abort: task::Request = Bhs::from_wire(&[0; 48]).cast();
+        abort.opcode = opcode::TASK_REQUEST | IMMEDIATE;
+        abort.flags = FINAL | task::ABORT_TASK;
+        abort.itt = 0x9000.into();
+        abort.referenced_itt = n.into();
+        answered += table.send(&abort, &[]).len();
+    }
+    assert_eq!(answered, 50, "an abort waits for nothing (law T1)");
+    assert_eq!(
+        table.backend.held(),
+        2,
+        "two fit the budget and the reserve"
+    );
+    assert_eq!(table.registry.budget().used_bytes(), MIB - RESERVE_BYTES);
+    table.backend.release();
+    let _ = table.feed(Input::Sent(0));
+    assert_eq!(table.registry.budget().used_bytes(), 0);
+}
+
+#[test]
+fn commands_that_were_given_up_are_bounded_in_number() {
+    let mut table = Table::logged_in();
+    table.backend.answer(Answers::Held);
+    let flush = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut refused = 0;
+    for n in 0..1000 {
+        let reply = table.command((n, NEXT + n), flush, 0, 0);
+        let full = |reply: &Reply| reply.bhs.cast::<Response>().status == 0x28;
+        refused += usize::from(reply.first().is_some_and(full));
+        let mut abort: task::Request = Bhs::from_wire(&[0; 48]).cast();
+        abort.opcode = opcode::TASK_REQUEST | IMMEDIATE;
+        abort.flags = FINAL | task::ABORT_TASK;
+        abort.itt = 0x9000.into();
+        abort.referenced_itt = n.into();
+        assert_eq!(table.send(&abort, &[]).len(), 1);
+    }
+    assert_eq!(table.backend.held() + refused, 1000);
+    assert!(table.backend.held() <= 300, "{}", table.backend.held());
+    table.backend.release();
+    let _ = table.feed(Input::Sent(0));
+    table.backend.answer(Answers::AtOnce);
+    assert_eq!(table.command((7, NEXT + 1000), flush, 0, 0).len(), 1);
 }

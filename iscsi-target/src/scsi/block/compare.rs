@@ -115,6 +115,13 @@ impl Comparing {
         Ok(self.next())
     }
 
+    /// Whether it holds no data, and more than one step of the medium is to be read.
+    pub(super) fn reads_in_pieces(&self) -> bool {
+        let holds_none = matches!(self.expected, Expected::Anything | Expected::Block(_));
+        let read_bytes = self.taken_bytes + self.asked_bytes as u64 + self.rest.len_bytes;
+        holds_none && self.first.is_none() && read_bytes > VERIFY_STEP_BYTES
+    }
+
     /// Whether the last request was a write.
     pub(super) fn is_writing(&self) -> bool {
         self.first.is_some()

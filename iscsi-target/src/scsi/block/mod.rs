@@ -142,6 +142,37 @@ impl Work {
         }
     }
 
+    /// How much it reads and keeps. Only asked before it begins.
+    pub(crate) fn read_bytes(&self) -> usize {
+        let step = |span: &Span| span.len_bytes.min(VERIFY_STEP_BYTES);
+        let len_bytes = match self {
+            Self::Read(span) => span.len_bytes,
+            // What it finds, and that merged with the data.
+            Self::OrWrite { span, .. } => 2 * span.len_bytes,
+            Self::WriteAndVerify { span, .. } | Self::Verify { span, .. } => step(span),
+            Self::Scan(scanning) => scanning.len_bytes(),
+            Self::Confirm(_)
+            | Self::TellCacheLoss
+            | Self::Write { .. }
+            | Self::CompareAndWrite { .. }
+            | Self::WriteSame { .. }
+            | Self::Unmap { .. }
+            | Self::Synchronize
+            | Self::Reading(_)
+            | Self::Writing(_)
+            | Self::Merging(_)
+            | Self::Comparing(_)
+            | Self::Repeating(_)
+            | Self::Discarding(_) => 0,
+        };
+        usize::try_from(len_bytes).expect("what is kept is bounded when parsed")
+    }
+
+    /// Whether it reads more than it was charged for, piece after piece, and keeps none.
+    pub(crate) fn reads_in_pieces(&self) -> bool {
+        matches!(self, Self::Comparing(comparing) if comparing.reads_in_pieces())
+    }
+
     /// Whether the initiator must offer exactly what the command takes: the data are no run of
     /// blocks of which some may be missing.
     pub(crate) fn takes_all_or_nothing(&self) -> bool {

@@ -149,6 +149,10 @@ impl Scanning {
         })
     }
 
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.span.len_bytes
+    }
+
     pub(super) fn next(&self) -> Next {
         let (offset_bytes, len_bytes) = (self.span.offset_bytes, self.span.transfer_bytes());
         Next::Ask(Request::Read {

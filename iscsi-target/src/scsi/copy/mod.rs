@@ -83,12 +83,6 @@ impl Copying {
         }
     }
 
-    /// Whether what was read before is written and gone, so that another command may use the
-    /// memory.
-    pub(crate) fn is_between_pieces(&self) -> bool {
-        matches!(self.state, State::Reading(_))
-    }
-
     /// Starts with the parameter list. What is wrong with it as a whole ends the command before
     /// anything is copied (SPC-4 §5.16.7.3).
     pub(crate) fn begin(&mut self, array: &mut Array, list: &[u8]) -> Result<Next, Sense> {
