@@ -28,7 +28,7 @@
 //! Everything here lives on one thread: [`Completion`] is not `Send`, and there is no lock.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -282,6 +282,25 @@ impl CompletionQueue {
         self.shared.outcomes.borrow_mut().pop_front()
     }
 
+    /// Closes the queue; `held` says what the requests of which nobody will hear hold. It counts as
+    /// left behind until each of them has ended.
+    pub fn leave_behind(&self, mut held: BTreeMap<Tag, usize>, left_bytes: &LeftBytes) {
+        while let Some((ended, _)) = self.pop() {
+            held.remove(&ended);
+        }
+        let sum: usize = held.values().sum();
+        left_bytes.0.set(left_bytes.0.get() + sum);
+        self.close();
+        let left_bytes = left_bytes.clone();
+        self.shared.left.replace(Some(Left { held, left_bytes }));
+    }
+
+    fn close(&self) {
+        self.shared.closed.set(true);
+        self.shared.outcomes.borrow_mut().clear();
+        self.shared.waker.borrow_mut().take();
+    }
+
     /// Whether nothing has arrived.
     pub fn is_empty(&self) -> bool {
         self.shared.outcomes.borrow().is_empty()
@@ -290,9 +309,7 @@ impl CompletionQueue {
 
 impl Drop for CompletionQueue {
     fn drop(&mut self) {
-        self.shared.closed.set(true);
-        self.shared.outcomes.borrow_mut().clear();
-        self.shared.waker.borrow_mut().take();
+        self.close();
     }
 }
 
@@ -315,6 +332,9 @@ impl Completion {
             return;
         };
         if shared.closed.get() {
+            if let Some(left) = shared.left.borrow_mut().as_mut() {
+                left.end(self.tag);
+            }
             return;
         }
         shared.outcomes.borrow_mut().push_back((self.tag, outcome));
@@ -346,6 +366,34 @@ struct Shared {
     outcomes: RefCell<VecDeque<(Tag, Result<Done, BackendError>)>>,
     waker: RefCell<Option<Waker>>,
     closed: Cell<bool>,
+    left: RefCell<Option<Left>>,
+}
+
+/// What stores hold for connections that are gone, in bytes. Clones are the same count.
+#[derive(Clone, Debug, Default)]
+pub struct LeftBytes(Rc<Cell<usize>>);
+
+impl LeftBytes {
+    /// The count.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.get()
+    }
+}
+
+/// What one connection has left behind.
+#[derive(Debug)]
+struct Left {
+    held: BTreeMap<Tag, usize>,
+    left_bytes: LeftBytes,
+}
+
+impl Left {
+    fn end(&mut self, tag: Tag) {
+        let ended = self.held.remove(&tag).unwrap_or(0);
+        let LeftBytes(count) = &self.left_bytes;
+        count.set(count.get() - ended);
+    }
 }
 
 /// Alignment of buffers: that of direct I/O on disks with 4 KiB blocks.

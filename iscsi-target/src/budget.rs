@@ -6,16 +6,23 @@
 //! connections, and each gets one command at a time. So that the largest command can always go on,
 //! one connection that holds nothing else may overdraw the budget by one command.
 //!
+//! What stores still hold for connections that are gone counts too.
+//!
 //! In all: the budget, one command of the largest length, and for every connection its reserve.
 //!
 //! Invariants: `used_bytes` is the sum of `shares`; a connection is in `queue` at most once.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::backend::LeftBytes;
 use crate::registry::ConnectionId;
 
 /// What a connection may hold without asking, in bytes; also one data segment on its way in.
 pub const RESERVE_BYTES: usize = 256 * 1024;
+
+/// How often connections that are gone may have left the whole budget behind: all of it and every
+/// reserve is no reason to keep anybody out.
+const LEFT_BUDGETS_MAX: usize = 2;
 
 /// What a connection holds when it asks for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,25 +50,39 @@ pub struct Budget {
     shares: BTreeMap<ConnectionId, usize>,
     queue: VecDeque<Waiter>,
     overdrawn: Option<ConnectionId>,
+    left_bytes: LeftBytes,
 }
 
 impl Budget {
     /// So many bytes for all.
     #[must_use]
-    pub const fn new(limit_bytes: usize) -> Self {
+    pub fn new(limit_bytes: usize) -> Self {
         Self {
             limit_bytes,
             used_bytes: 0,
             shares: BTreeMap::new(),
             queue: VecDeque::new(),
             overdrawn: None,
+            left_bytes: LeftBytes::default(),
         }
     }
 
     /// What is used, in bytes.
     #[must_use]
-    pub const fn used_bytes(&self) -> usize {
-        self.used_bytes
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes + self.left_bytes.bytes()
+    }
+
+    /// Where connections that end count what stores still hold for them.
+    #[must_use]
+    pub const fn left_bytes(&self) -> &LeftBytes {
+        &self.left_bytes
+    }
+
+    /// Whether connections that are gone have left so much behind that no more may come.
+    #[must_use]
+    pub fn is_overrun(&self) -> bool {
+        self.left_bytes.bytes() > LEFT_BUDGETS_MAX * self.limit_bytes
     }
 
     /// Whether somebody waits for memory.
@@ -72,15 +93,15 @@ impl Budget {
 
     /// Whether all of it is used.
     #[must_use]
-    pub const fn is_used_up(&self) -> bool {
-        self.used_bytes >= self.limit_bytes
+    pub fn is_used_up(&self) -> bool {
+        self.used_bytes() >= self.limit_bytes
     }
 
     /// Whether `more_bytes` that came without being asked for can be held: they cannot wait.
     pub(crate) fn has_room(&self, who: ConnectionId, holding: Holding, more_bytes: usize) -> bool {
         let wanted = beyond_reserve(holding.held_bytes + more_bytes);
         let missing = wanted.saturating_sub(self.share(who));
-        missing == 0 || self.used_bytes + missing <= self.limit_bytes
+        missing == 0 || self.used_bytes() + missing <= self.limit_bytes
     }
 
     /// Whether `who` may hold `more_bytes` from now on. Who may not waits: see [`Self::account`].
@@ -103,7 +124,7 @@ impl Budget {
         if missing > 0 && !(in_turn && self.has(who, missing, holding.idle)) {
             return false;
         }
-        if self.used_bytes + missing > self.limit_bytes {
+        if self.used_bytes() + missing > self.limit_bytes {
             self.overdrawn = Some(who);
         }
         // Taken at once, so that two commands of one event do not both get it.
@@ -153,8 +174,11 @@ impl Budget {
     }
 
     fn has(&self, who: ConnectionId, missing_bytes: usize, idle: bool) -> bool {
-        self.used_bytes + missing_bytes <= self.limit_bytes
-            || (idle && self.overdrawn.is_none_or(|other| other == who))
+        let used_bytes = self.used_bytes();
+        // An overdraft lasts until the budget is enough, also when who made it is gone.
+        let may_overdraw =
+            used_bytes <= self.limit_bytes || self.overdrawn.is_none_or(|other| other == who);
+        used_bytes + missing_bytes <= self.limit_bytes || idle && may_overdraw
     }
 
     fn share(&self, who: ConnectionId) -> usize {
@@ -168,7 +192,7 @@ impl Budget {
             self.shares.insert(who, share)
         };
         self.used_bytes = self.used_bytes + share - before.unwrap_or(0);
-        if self.used_bytes <= self.limit_bytes {
+        if self.used_bytes() <= self.limit_bytes {
             self.overdrawn = None;
         }
     }

@@ -15,7 +15,7 @@
 //! reservations that were made before; a session is in the registry exactly while the phase is
 //! `Full`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -140,6 +140,8 @@ pub struct Connection {
     queued_max_bytes: usize,
     /// What the network took while an answer was due.
     taken_bytes: usize,
+    /// What backends still hold for a session that is over.
+    abandoned: BTreeMap<Tag, usize>,
 }
 
 #[derive(Debug)]
@@ -188,6 +190,7 @@ impl Connection {
             deadline: Some(now.after_ms(login_ms)),
             queued_max_bytes: RESERVE_BYTES,
             taken_bytes: 0,
+            abandoned: BTreeMap::new(),
         }
     }
 
@@ -200,9 +203,12 @@ impl Connection {
                 self.received(now, &mut BytesMut::new(), ports);
             }
             Input::Sent(len_bytes) => self.sent(now, len_bytes, ports),
-            Input::Done(tag, outcome) => self.in_session(ports, |session, ports, wire| {
-                session.done(tag, outcome, ports, wire);
-            }),
+            Input::Done(tag, outcome) => {
+                self.abandoned.remove(&tag);
+                self.in_session(ports, |session, ports, wire| {
+                    session.done(tag, outcome, ports, wire);
+                });
+            }
             Input::Notice(Notice::Drop(reason)) => self.drop_for(now, reason, ports),
             Input::Notice(Notice::ClearTasks(scope)) => {
                 self.in_session(ports, |session, ports, wire| {
@@ -225,6 +231,11 @@ impl Connection {
         while let Some((nexus, scope)) = ports.array.next_aborted() {
             ports.registry.clear_tasks(nexus, scope);
         }
+    }
+
+    /// The connection is gone: which requests backends have not ended, and what each holds.
+    pub fn take_abandoned(&mut self) -> BTreeMap<Tag, usize> {
+        std::mem::take(&mut self.abandoned)
     }
 
     /// The next thing to do.
@@ -513,11 +524,9 @@ impl Connection {
             Phase::Full(session) => session.account(queued, ports.registry),
             Phase::Login(..) => {}
             Phase::Closed => {
-                let idle = queued == 0;
-                let holding = Holding {
-                    held_bytes: queued,
-                    idle,
-                };
+                let held_bytes = queued + self.abandoned.values().sum::<usize>();
+                let idle = held_bytes == 0;
+                let holding = Holding { held_bytes, idle };
                 ports
                     .registry
                     .account(self.surroundings.connection, holding, None);
@@ -560,7 +569,10 @@ impl Connection {
 
     fn close(&mut self, now: Time, reason: CloseReason, manner: Manner, ports: &mut Ports<'_>) {
         match std::mem::replace(&mut self.phase, Phase::Closed) {
-            Phase::Full(mut session) => session.leave(ports),
+            Phase::Full(mut session) => {
+                session.leave(ports);
+                self.abandoned = session.into_abandoned();
+            }
             Phase::Login(..) => {}
             Phase::Closed => {
                 if manner == Manner::AfterSending {
@@ -570,7 +582,14 @@ impl Connection {
         }
         // A request that was not submitted yet belongs to a task that is gone; but later changes
         // of reservations may have been made from this one.
-        self.outputs.retain(keeps_reservations);
+        let abandoned = &mut self.abandoned;
+        self.outputs.retain(|output| {
+            let keeps = keeps_reservations(output);
+            if let (Output::Submit { tag, .. }, false) = (output, keeps) {
+                abandoned.remove(tag);
+            }
+            keeps
+        });
         self.outputs.push_back(Output::Close { reason, manner });
         match manner {
             Manner::AfterSending => self.deadline = Some(now.after_ms(FAREWELL_MS)),

@@ -178,7 +178,7 @@ pub struct Replaced {
 impl Registry {
     /// A registry without sessions, not active.
     #[must_use]
-    pub const fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             active: false,
@@ -336,7 +336,7 @@ impl Registry {
         let fits = self.sessions.len() < self.limits.sessions
             && self.sessions.keys().filter(of_initiator).count()
                 < self.limits.sessions_per_initiator;
-        fits || self.sessions.contains_key(key)
+        (fits || self.sessions.contains_key(key)) && !self.budget.is_overrun()
     }
 
     /// The session of a key.

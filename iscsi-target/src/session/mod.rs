@@ -354,7 +354,10 @@ impl Session {
 
     /// Leaves the registry and the array. No command of the nexus is admitted any more (law T1).
     pub(crate) fn leave(&mut self, ports: &mut Ports<'_>) {
-        self.tasks.clear();
+        let tasks: Vec<Itt> = self.tasks.keys().copied().collect();
+        for itt in tasks {
+            let _ = self.forget(itt);
+        }
         self.waiting.clear();
         self.early.clear();
         self.pieces = Pieces::default();
@@ -367,6 +370,11 @@ impl Session {
         {
             ports.array.close(nexus);
         }
+    }
+
+    /// What backends hold for tasks that are gone.
+    pub(crate) fn into_abandoned(self) -> BTreeMap<Tag, usize> {
+        self.abandoned
     }
 
     pub(crate) const fn parameters(&self) -> &Parameters {

@@ -276,7 +276,8 @@ impl Drop for Conversation {
         // Also when the runtime shuts down: the registry must not keep a session without a task.
         let now = self.inner.now();
         self.feed(now, Input::Disconnected);
-        self.inner.hang_up(self.id);
+        let left_behind = self.connection.take_abandoned();
+        self.inner.hang_up(self.id, &self.queue, left_behind);
         if let Some(stream) = self.stream.take()
             && !self.shut
         {

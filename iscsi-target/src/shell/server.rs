@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::connection::{Conversation, reset};
 use crate::auth::{CHALLENGE_LEN_BYTES, Challenge};
+use crate::backend::{CompletionQueue, Tag};
 use crate::connection::{Connection, Ports};
 use crate::discovery::Portal;
 use crate::hosts::ConfigError;
@@ -339,9 +340,20 @@ impl Inner {
         })
     }
 
-    pub(super) fn hang_up(&self, id: ConnectionId) {
+    /// The connection is over. What backends still hold for it stays counted.
+    pub(super) fn hang_up(
+        &self,
+        id: ConnectionId,
+        queue: &CompletionQueue,
+        held: BTreeMap<Tag, usize>,
+    ) {
         self.lines.borrow_mut().remove(&id);
-        self.registry.borrow_mut().hang_up(id);
+        {
+            let mut registry = self.registry.borrow_mut();
+            queue.leave_behind(held, registry.budget().left_bytes());
+            registry.hang_up(id);
+        }
+        self.deliver();
     }
 }
 

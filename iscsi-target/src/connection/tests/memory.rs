@@ -1,6 +1,7 @@
 //! Memory is bounded in all, and nobody is stuck for it.
 
 use super::*;
+use crate::backend::LeftBytes;
 use crate::budget::RESERVE_BYTES;
 use crate::memory::Answers;
 use crate::pdu::async_event::AsyncMessage;
@@ -8,7 +9,7 @@ use crate::pdu::command::Response;
 use crate::pdu::data::{DataIn, DataOut};
 use crate::pdu::r2t::R2t;
 use crate::pdu::reject::Reject;
-use crate::pdu::task;
+use crate::pdu::{logout, task};
 
 const NEXT: u32 = FIRST + 1;
 const MIB: usize = 1 << 20;
@@ -420,4 +421,77 @@ fn commands_that_were_given_up_are_bounded_in_number() {
     let _ = table.feed(Input::Sent(0));
     table.backend.answer(Answers::AtOnce);
     assert_eq!(table.command((7, NEXT + 1000), flush, 0, 0).len(), 1);
+}
+
+#[test]
+fn a_connection_that_is_gone_has_left_something_behind_until_the_store_is_done() {
+    let limits = Limits {
+        budget_bytes: MIB,
+        ..Limits::default()
+    };
+    let mut table = Table::ready(limits, "");
+    table.backend.answer(Answers::Held);
+    for n in 0..2 {
+        let none = table.command((n, NEXT + n), read(1024), READ, 512 * 1024);
+        assert!(none.is_empty());
+    }
+    let _ = table.feed(Input::Notice(Notice::Drop(DropReason::Reinstated)));
+    assert_eq!(table.registry.budget().used_bytes(), MIB - RESERVE_BYTES);
+    let held = table.connection.take_abandoned();
+    let left = table.registry.budget().left_bytes().clone();
+    table.queue.leave_behind(held, &left);
+    table.registry.hang_up(ConnectionId(1));
+    assert_eq!(table.registry.budget().used_bytes(), MIB);
+    table.backend.release();
+    assert_eq!(table.registry.budget().used_bytes(), 0);
+}
+
+#[test]
+fn what_the_store_never_got_is_not_left_behind() {
+    let mut table = Table::logged_in();
+    table.backend.answer(Answers::Held);
+    let mut header = command(5, NEXT, read(1024), 512 * 1024);
+    header.flags = FINAL | READ;
+    let mut wire = header.bhs().to_wire().to_vec();
+    let mut logout: logout::Request = Bhs::from_wire(&[0; 48]).cast();
+    (logout.opcode, logout.flags) = (opcode::LOGOUT_REQUEST | IMMEDIATE, FINAL);
+    wire.extend_from_slice(&logout.bhs().to_wire());
+    let _ = table.receive(&wire);
+    assert!(table.closed.is_some());
+    assert_eq!(table.backend.held(), 0);
+    assert!(table.connection.take_abandoned().is_empty());
+}
+
+#[test]
+fn what_ended_unheard_is_not_left_behind() {
+    let left = LeftBytes::default();
+    let queue = CompletionQueue::new();
+    let [ended, on_its_way] = [1, 2].map(|tag| queue.completion(Tag(tag)));
+    ended.complete(Err(BackendError::Medium));
+    let held = [(Tag(1), 10), (Tag(2), 20)].into();
+    queue.leave_behind(held, &left);
+    drop(queue);
+    assert_eq!(left.bytes(), 20);
+    drop(on_its_way);
+    assert_eq!(left.bytes(), 0);
+}
+
+#[test]
+fn nobody_may_log_in_again_and_again_to_leave_more_behind() {
+    let limits = Limits {
+        budget_bytes: MIB,
+        ..Limits::default()
+    };
+    let mut table = Table::with(None, limits);
+    let queue = CompletionQueue::new();
+    let completion = queue.completion(Tag(1));
+    let left = table.registry.budget().left_bytes().clone();
+    queue.leave_behind([(Tag(1), 2 * MIB + 1)].into(), &left);
+    let request = login_request(0x87, NAMES.len());
+    let reply = table.send(&request, NAMES.as_bytes());
+    let response: login::Response = reply[0].bhs.cast();
+    assert_eq!(response.status.get(), 0x0302);
+    drop(completion);
+    let mut table = Table::with(None, limits);
+    table.log_in("");
 }
