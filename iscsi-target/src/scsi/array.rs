@@ -281,6 +281,13 @@ impl Array {
         hit
     }
 
+    /// What was to be reported on `nexus` was not, after all.
+    pub(crate) fn raise_again(&mut self, nexus: NexusId, unit: UnitId, attention: Attention) {
+        if let Some(open) = self.nexuses.get_mut(&nexus) {
+            open.raise(unit, attention);
+        }
+    }
+
     /// Commands of `nexus` on `unit` were forgotten because another one cleared the task set.
     pub(crate) fn tell_commands_cleared(&mut self, nexus: NexusId, unit: UnitId) {
         if let Some(open) = self.nexuses.get_mut(&nexus) {
@@ -591,6 +598,7 @@ impl Array {
             geometry,
             data_out_bytes,
             task,
+            reports: None,
         })
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use super::array::{Admitted, Array, NexusId};
+use super::attention::Attention;
 use super::block::{Next, Work};
 use super::copy::Copying;
 use super::parse::ModeHeader;
@@ -24,6 +25,8 @@ pub struct Execution {
     pub(crate) geometry: Geometry,
     pub(crate) data_out_bytes: usize,
     pub(crate) task: Task,
+    /// The unit attention that its answer reports.
+    pub(crate) reports: Option<Attention>,
 }
 
 /// What an execution does.
@@ -137,6 +140,13 @@ impl Execution {
     /// Whether it is about reservations: one that preempts its own nexus is not aborted by it.
     pub(crate) fn reserves(&self) -> bool {
         matches!(self.task, Task::Reserve(_))
+    }
+
+    /// It is aborted: what it was to report is still to be told.
+    pub(crate) fn give_up(&self, array: &mut Array) {
+        if let Some(attention) = self.reports {
+            array.raise_again(self.nexus, self.unit, attention);
+        }
     }
 
     /// Whether its answer is the news of a lost cache (law D5).

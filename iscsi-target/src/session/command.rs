@@ -15,7 +15,7 @@ use crate::pdu::r2t::R2t;
 use crate::pdu::reject::Reason;
 use crate::pdu::{FINAL, IMMEDIATE, Len24, opcode};
 use crate::registry::Registry;
-use crate::scsi::{Execution, Reply, Sense, Start, Status, Step, UnitId};
+use crate::scsi::{Array, Execution, Reply, Sense, Start, Status, Step, UnitId};
 use crate::task::{Phase, Transfer, TransferError};
 use crate::types::Itt;
 use crate::window::WINDOW_DEPTH;
@@ -104,6 +104,13 @@ impl Task {
     /// Whether it reads piece after piece and keeps none.
     fn reads_in_pieces(&self) -> bool {
         matches!(&self.work, Work::Run(execution) if execution.reads_in_pieces())
+    }
+
+    /// It is aborted.
+    pub(super) fn give_up(&self, array: &mut Array) {
+        if let Work::Run(execution) = &self.work {
+            execution.give_up(array);
+        }
     }
 
     /// Whether it is about reservations.

@@ -22,7 +22,7 @@ impl Session {
         let nexus = self.nexus.expect("checked with the header");
         let function = request.flags & !FINAL;
         let outcome = match function {
-            task::ABORT_TASK => self.abort(request),
+            task::ABORT_TASK => self.abort(request, ports.array),
             task::ABORT_TASK_SET => self.abort_set(nexus, request.lun, ports.array),
             task::CLEAR_TASK_SET => self.clear_set(nexus, request.lun, ports),
             task::LOGICAL_UNIT_RESET => self.reset_unit(nexus, request.lun, ports),
@@ -50,9 +50,10 @@ impl Session {
         wire.outbox.push(&response, &[]);
     }
 
-    fn abort(&mut self, request: &Request) -> Outcome {
+    fn abort(&mut self, request: &Request, array: &mut Array) -> Outcome {
         let itt = Itt(request.referenced_itt.get());
-        if self.forget(itt).is_some() {
+        if let Some(task) = self.forget(itt) {
+            task.give_up(array);
             return Outcome::Complete;
         }
         if self.abort_early(|bhs| bhs.itt.get() == itt.0) > 0 {
@@ -170,7 +171,9 @@ impl Session {
         });
         let lost = early > 0 || !doomed.is_empty();
         for itt in doomed {
-            let _ = self.forget(itt);
+            if let Some(task) = self.forget(itt) {
+                task.give_up(array);
+            }
         }
         if let (Scope::TaskSet(unit), Some(nexus), true) = (scope, nexus, lost) {
             array.tell_commands_cleared(nexus, unit);

@@ -1,5 +1,6 @@
 //! Connections driven PDU by PDU, without sockets.
 
+mod attentions;
 mod copies;
 mod entry;
 mod full;

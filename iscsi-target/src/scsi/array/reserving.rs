@@ -7,7 +7,7 @@ use crate::registry::Scope;
 use crate::scsi::attention::Attention;
 use crate::scsi::block::{Next, Work};
 use crate::scsi::cdb::CDB_BYTES;
-use crate::scsi::execution::Task;
+use crate::scsi::execution::{Execution, Task};
 use crate::scsi::opcodes::Opcode;
 use crate::scsi::reservation::{
     Asked, InitiatorPort, Origin, Registrant, Reserving, Settled, Verdict,
@@ -94,10 +94,15 @@ impl Array {
 
     /// An answer that reports `attention`.
     pub(super) fn reply_with(&self, attention: Attention, reply: Reply, ask: &Ask) -> Start {
-        if attention.tells_replicated_state() {
-            self.confirmed(reply, ask)
-        } else {
-            Start::Reply(reply)
+        if !attention.tells_replicated_state() {
+            return Start::Reply(reply);
+        }
+        match self.confirmed(reply, ask) {
+            Start::Run(execution) => Start::Run(Execution {
+                reports: Some(attention),
+                ..execution
+            }),
+            other @ (Start::Reply(_) | Start::Drop) => other,
         }
     }
 
