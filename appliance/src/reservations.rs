@@ -136,7 +136,12 @@ impl Ledger {
             receipt,
             completion,
         };
-        self.book.borrow_mut().keep(volume, state, waiter);
+        {
+            let mut book = self.book.borrow_mut();
+            // The receipt of this one covers those of who is gone.
+            book.dismiss(volume, |waiter| !waiter.completion.is_awaited());
+            book.keep(volume, state, waiter);
+        }
         self.write();
     }
 

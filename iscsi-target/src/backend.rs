@@ -327,6 +327,12 @@ impl Completion {
         self.report(outcome);
     }
 
+    /// Whether somebody would still hear the outcome.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.shared.as_ref().is_some_and(|it| !it.closed.get())
+    }
+
     fn report(&mut self, outcome: Result<Done, BackendError>) {
         let Some(shared) = self.shared.take() else {
             return;
@@ -427,7 +433,9 @@ mod tests {
         let queue = CompletionQueue::new();
         let late = queue.completion(Tag(1));
         let shared = Rc::clone(&queue.shared);
+        assert!(late.is_awaited());
         drop(queue);
+        assert!(!late.is_awaited());
         late.complete(Ok(Done::Ok));
         assert!(shared.outcomes.borrow().is_empty());
     }

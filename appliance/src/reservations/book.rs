@@ -147,6 +147,14 @@ impl<A> Book<A> {
         page.next.as_ref().or(written).or(kept).cloned()
     }
 
+    /// Forgets who waits for the next state of a volume and is gone: they could come and go without
+    /// end while nothing can be stored.
+    pub(super) fn dismiss(&mut self, volume: VolumeKey, is_gone: impl Fn(&A) -> bool) {
+        if let Some(page) = self.pages.get_mut(&volume) {
+            page.waiting.retain(|ask| !is_gone(ask));
+        }
+    }
+
     /// `ask` waits for `state` to be stored, or drops with a volume that is not there.
     pub(super) fn keep(&mut self, volume: VolumeKey, state: Bytes, ask: A) {
         let Some(page) = self.pages.get_mut(&volume).filter(|page| !page.is_gone) else {

@@ -267,3 +267,18 @@ fn damage_is_no_record() {
     assert_eq!(parse(&good[..BLOCK_BYTES]), None);
     assert_eq!(parse(&[0; PLACE_BYTES]), None);
 }
+
+#[test]
+fn who_comes_and_goes_while_nothing_can_be_stored_leaves_nothing() {
+    let mut book = Book::of([volume(1)].into());
+    book.keep(volume(1), state(1), 1);
+    assert!(book.next_write().is_some());
+    assert_eq!(book.failed(volume(1)), Trouble::New);
+    for change in 2..=1000 {
+        book.dismiss(volume(1), |earlier| *earlier > 1);
+        book.keep(volume(1), state(change), change);
+    }
+    book.rested(volume(1));
+    assert!(book.next_write().is_some());
+    assert_eq!(book.stored(volume(1)), [1, 1000]);
+}
