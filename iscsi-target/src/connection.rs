@@ -46,6 +46,9 @@ pub const DISCOVERY_IDLE_MS: u64 = 30_000;
 /// How much the network must take within [`ANSWER_WITHIN_MS`] to count as alive while an answer is
 /// due, unless it takes everything.
 pub const PACE_MIN_BYTES: usize = 64 * 1024;
+/// How long a session may keep memory for data that it was asked for and does not send, while others
+/// wait for memory. In that time come at least [`PACE_MIN_BYTES`].
+pub const STALL_MS: u64 = 10_000;
 /// How long the last words may take to be sent.
 pub const FAREWELL_MS: u64 = 2000;
 
@@ -140,6 +143,8 @@ pub struct Connection {
     queued_max_bytes: usize,
     /// What the network took while an answer was due.
     taken_bytes: usize,
+    /// When the data that memory is kept for must be here, and how many had come before.
+    stall: Option<(Time, u64)>,
     /// What backends still hold for a session that is over.
     abandoned: BTreeMap<Tag, usize>,
 }
@@ -190,6 +195,7 @@ impl Connection {
             deadline: Some(now.after_ms(login_ms)),
             queued_max_bytes: RESERVE_BYTES,
             taken_bytes: 0,
+            stall: None,
             abandoned: BTreeMap::new(),
         }
     }
@@ -245,8 +251,9 @@ impl Connection {
 
     /// When [`Input::Timeout`] has something to do.
     #[must_use]
-    pub const fn poll_timeout(&self) -> Option<Time> {
-        self.deadline
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let stall = self.stall.map(|(until, _)| until);
+        self.deadline.into_iter().chain(stall).min()
     }
 
     /// What waits to be sent; sent bytes are reported with [`Input::Sent`].
@@ -490,6 +497,9 @@ impl Connection {
     }
 
     fn timeout(&mut self, now: Time, ports: &mut Ports<'_>) {
+        if self.stall.is_some_and(|(until, _)| until <= now) {
+            self.close(now, CloseReason::Unresponsive, Manner::Reset, ports);
+        }
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
@@ -520,6 +530,15 @@ impl Connection {
             self.close(now, reason, manner, ports);
         }
         let queued = self.outbox.len_bytes();
+        self.stall = match &self.phase {
+            Phase::Full(session) if ports.registry.budget().is_short() && session.awaits_data() => {
+                let came = session.data_out_bytes();
+                let goes_on = |since: &(Time, u64)| came - since.1 < PACE_MIN_BYTES as u64;
+                let fresh = (now.after_ms(STALL_MS), came);
+                Some(self.stall.filter(goes_on).unwrap_or(fresh))
+            }
+            Phase::Full(_) | Phase::Login(..) | Phase::Closed => None,
+        };
         match &mut self.phase {
             Phase::Full(session) => session.account(queued, ports.registry),
             Phase::Login(..) => {}

@@ -349,6 +349,7 @@ impl Session {
             task.transfer.buffer = frame.data;
         }
         task.transfer.add(&frame.bhs.cast());
+        self.data_out_bytes += frame.bhs.data_len.bytes() as u64;
         self.proceed(itt, ports, wire);
     }
 
@@ -363,6 +364,17 @@ impl Session {
             None => Reply::check(Sense::CRC),
         };
         self.finish(itt, reply, wire);
+    }
+
+    /// Whether memory is kept for data that are still to come.
+    pub(crate) fn awaits_data(&self) -> bool {
+        let waits = |task: &Task| task.charge_bytes > 0 && task.transfer.phase() != Phase::Settled;
+        self.tasks.values().any(|task| waits(task))
+    }
+
+    /// How much Data-Out came in all.
+    pub(crate) const fn data_out_bytes(&self) -> u64 {
+        self.data_out_bytes
     }
 
     /// Takes a task as far as it goes: wait for data, ask for data, or run.

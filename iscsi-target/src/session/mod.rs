@@ -74,6 +74,8 @@ pub(crate) struct Session {
     /// What backends hold for tasks that are gone.
     abandoned: BTreeMap<Tag, usize>,
     abandoned_bytes: usize,
+    /// Of all Data-Out that came.
+    data_out_bytes: u64,
     early: BTreeMap<u32, Early>,
     incoming: Incoming,
     exchange: Exchange,
@@ -154,6 +156,7 @@ impl Session {
             pieces: Pieces::default(),
             abandoned: BTreeMap::new(),
             abandoned_bytes: 0,
+            data_out_bytes: 0,
             early: BTreeMap::new(),
             incoming: Incoming::Plain,
             exchange: Exchange::default(),

@@ -252,6 +252,36 @@ fn a_peer_that_does_not_read_is_not_listened_to_when_memory_is_short() {
     assert!(table.connection.wants_input());
 }
 
+/// It answers questions, and never sends the data that it was asked for.
+#[test]
+fn who_keeps_memory_that_others_wait_for_and_sends_no_data_is_dropped() {
+    for is_short in [true, false] {
+        let limits = Limits {
+            budget_bytes: MIB,
+            ..Limits::default()
+        };
+        let mut table = Table::ready(limits, "");
+        let asked = table.send(&announced(1, NEXT, 2048), &[]);
+        assert!(is(&asked[0], opcode::R2T));
+        let other = Holding {
+            held_bytes: 0,
+            idle: true,
+        };
+        let waits = is_short.then_some(2 * MIB);
+        table.registry.account(ConnectionId(9), other, waits);
+        let end = table.now.after_ms(STALL_MS + PING_AFTER_MS);
+        while table.now < end && table.closed.is_none() {
+            for question in table.wait(PING_AFTER_MS / 3) {
+                let ttt = question.bhs.cast::<R2t>().ttt.get();
+                let answer = nop_out(Itt::NONE.0, ttt, NEXT + 1, IMMEDIATE, 0);
+                assert!(table.send(&answer, &[]).is_empty());
+            }
+        }
+        let stalled = (CloseReason::Unresponsive, Manner::Reset);
+        assert_eq!(table.closed, is_short.then_some(stalled));
+    }
+}
+
 #[test]
 fn a_closed_session_gives_everything_back() {
     let limits = Limits {
