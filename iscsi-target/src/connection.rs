@@ -46,8 +46,8 @@ pub const DISCOVERY_IDLE_MS: u64 = 30_000;
 /// How much the network must take within [`ANSWER_WITHIN_MS`] to count as alive while an answer is
 /// due, unless it takes everything.
 pub const PACE_MIN_BYTES: usize = 64 * 1024;
-/// How long a session may keep memory for data that it was asked for and does not send, while others
-/// wait for memory. In that time come at least [`PACE_MIN_BYTES`].
+/// How long a session may keep memory for data that it was asked for and does not send, while
+/// others wait for memory. In that time come at least [`PACE_MIN_BYTES`].
 pub const STALL_MS: u64 = 10_000;
 /// How long the last words may take to be sent.
 pub const FAREWELL_MS: u64 = 2000;
@@ -531,7 +531,9 @@ impl Connection {
         }
         let queued = self.outbox.len_bytes();
         self.stall = match &self.phase {
-            Phase::Full(session) if ports.registry.budget().is_short() && session.awaits_data() => {
+            Phase::Full(session)
+                if ports.registry.budget().is_short() && session.waits_for_data() =>
+            {
                 let came = session.data_out_bytes();
                 let goes_on = |since: &(Time, u64)| came - since.1 < PACE_MIN_BYTES as u64;
                 let fresh = (now.after_ms(STALL_MS), came);

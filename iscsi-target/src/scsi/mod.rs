@@ -51,6 +51,10 @@ pub use unit::{Reserved, UnitConfig};
 
 /// What became of a command that was just received.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it arrives, and most run"
+)]
 pub enum Start {
     /// It is finished. Data the initiator still sends for it are to be thrown away.
     Reply(Reply),

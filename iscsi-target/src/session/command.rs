@@ -81,6 +81,7 @@ impl Pieces {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "tasks are boxed, and most run")]
 enum Work {
     Run(Execution),
     /// Answered by the array already; only the data on their way are awaited.
@@ -166,8 +167,7 @@ impl Session {
         buffer
     }
 
-    /// The backends have not ended so many requests of tasks that are gone that there is no room for
-    /// another one.
+    /// So many requests of tasks that are gone have not ended that there is no room for another.
     fn turn_away(&mut self, itt: Itt, command: &Command) -> BytesMut {
         let full = Reply {
             status: Status::TaskSetFull,
@@ -367,7 +367,7 @@ impl Session {
     }
 
     /// Whether memory is kept for data that are still to come.
-    pub(crate) fn awaits_data(&self) -> bool {
+    pub(crate) fn waits_for_data(&self) -> bool {
         let waits = |task: &Task| task.charge_bytes > 0 && task.transfer.phase() != Phase::Settled;
         self.tasks.values().any(|task| waits(task))
     }
