@@ -222,8 +222,8 @@ fn compare_or_write(results: &Results, page: &str) {
         new.is_empty(),
         "not passed, and not in docs/conformance.md: {new:?}"
     );
-    if text != page {
-        let hint = format!("docs/conformance.md is behind: {WRITE_VARIABLE}=1 writes it");
-        writeln!(std::io::stdout(), "{hint}").expect("stdout");
-    }
+    assert!(
+        text == page,
+        "docs/conformance.md is behind: {WRITE_VARIABLE}=1 writes it"
+    );
 }

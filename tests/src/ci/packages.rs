@@ -15,28 +15,27 @@ pub struct Package {
 /// Where administrators' programs are; not every account has these in its `PATH`.
 pub const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
+/// How often what is missing is asked for.
+const INSTALL_TRIES: u32 = 4;
+
 /// Makes the packages available. An error is the one line that installs what is missing.
 pub fn provide(packages: &[Package]) -> Result<(), String> {
-    let missing = missing(packages, is_there);
-    if missing.is_empty() {
-        return Ok(());
+    // Not once: a package takes away another one of a foreign version, which then comes anew.
+    for _ in 0..INSTALL_TRIES {
+        let missing = missing(packages, is_there);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !may_install() {
+            break;
+        }
+        println!("    installing {}", missing.join(" "));
+        if !install(&missing) {
+            // the usual cause: the lists are empty or older than the mirror
+            apt_get(&["update", "-qq"]);
+        }
     }
-    let command = install_line(&missing);
-    if !may_install() {
-        return Err(command);
-    }
-    println!("    installing {}", missing.join(" "));
-    if !install(&missing) {
-        // the usual cause: the lists are empty or older than the mirror
-        apt_get(&["update", "-qq"]);
-        install(&missing);
-    }
-    let still = self::missing(packages, is_there);
-    if still.is_empty() {
-        Ok(())
-    } else {
-        Err(install_line(&still))
-    }
+    demand(packages)
 }
 
 /// Whether the packages are there; nothing is installed. An error is the line that would.

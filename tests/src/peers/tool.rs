@@ -16,7 +16,7 @@ use super::workload::{Digests, Direction, Layout, Workload};
 use crate::ci::packages::{Package, search_path};
 
 /// What has to be installed.
-pub const PACKAGES: [Package; 3] = [
+pub const PACKAGES: [Package; 4] = [
     Package {
         name: "tgt",
         program: "tgtd",
@@ -28,6 +28,10 @@ pub const PACKAGES: [Package; 3] = [
     Package {
         name: "qemu-utils",
         program: "qemu-img",
+    },
+    Package {
+        name: "qemu-block-extra",
+        program: "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so",
     },
 ];
 
