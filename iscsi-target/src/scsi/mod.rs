@@ -93,11 +93,7 @@ pub struct Reply {
 impl Reply {
     /// GOOD without data.
     pub const fn good() -> Self {
-        Self {
-            status: Status::Good,
-            data_in: Vec::new(),
-            sense: None,
-        }
+        Self::plain(Status::Good)
     }
 
     /// GOOD with data.

@@ -169,11 +169,7 @@ impl Session {
 
     /// So many requests of tasks that are gone have not ended that there is no room for another.
     fn turn_away(&mut self, itt: Itt, command: &Command) -> BytesMut {
-        let full = Reply {
-            status: Status::TaskSetFull,
-            data_in: Vec::new(),
-            sense: None,
-        };
+        let full = Reply::plain(Status::TaskSetFull);
         let task = self.new_task(command, Work::Answer(full));
         self.tasks.insert(itt, task);
         self.incoming = Incoming::Command(itt);
@@ -273,11 +269,7 @@ impl Session {
             Phase::Solicited(_) | Phase::Settled => len,
         };
         if !self.has_backlog_room(unasked, queued, registry) {
-            task.work = Work::Answer(Reply {
-                status: Status::TaskSetFull,
-                data_in: Vec::new(),
-                sense: None,
-            });
+            task.work = Work::Answer(Reply::plain(Status::TaskSetFull));
             task.charge_bytes = 0;
             task.transfer.want_nothing();
             return BytesMut::new();

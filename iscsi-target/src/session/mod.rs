@@ -13,6 +13,7 @@ mod control;
 mod manage;
 mod reply;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
@@ -263,9 +264,7 @@ impl Session {
 
     /// Keeps a request until its turn; of two with the same number the first counts.
     fn hold(&mut self, frame: Frame) {
-        let std::collections::btree_map::Entry::Vacant(place) =
-            self.early.entry(cmd_sn(&frame.bhs).0)
-        else {
+        let Entry::Vacant(place) = self.early.entry(cmd_sn(&frame.bhs).0) else {
             return;
         };
         self.backlog_bytes += frame.data.len();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::network::Loopback;
-use super::process::{Process, append};
+use super::process::Process;
 use super::{clock, fresh_folder, program, said};
 
 /// The user `nobody`: no right on anything.
@@ -194,17 +193,9 @@ impl Stage {
 }
 
 /// Starts a process group whose complaints go to a log; gives what it prints, line by line.
-fn piped(mut command: Command, log: &Path) -> (Process, Receiver<String>) {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(append(log))
-        .process_group(0);
-    let mut child = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let lines = lines_of(child.stdout.take().expect("it is piped"));
-    (Process::of(child, log), lines)
+fn piped(command: Command, log: &Path) -> (Process, Receiver<String>) {
+    let (process, _, stdout) = Process::talking(command, Stdio::null(), log);
+    (process, lines_of(stdout))
 }
 
 impl Default for Stage {

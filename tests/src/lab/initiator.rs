@@ -2,7 +2,6 @@
 //! acknowledged and answers questions, one JSON line for each line it is told.
 
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::demo::lines_of;
-use super::process::{Process, append};
+use super::process::Process;
 
 /// Longest wait for an answer that must come.
 const ANSWER_WAIT: Duration = Duration::from_secs(90);
@@ -31,19 +30,10 @@ impl Initiator {
     /// # Panics
     /// If it cannot be started.
     #[must_use]
-    pub fn start(mut command: Command, name: &str, log: &Path) -> Self {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(append(log))
-            .process_group(0);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stdin = child.stdin.take().expect("it is piped");
-        let stdout = child.stdout.take().expect("it is piped");
+    pub fn start(command: Command, name: &str, log: &Path) -> Self {
+        let (process, stdin, stdout) = Process::talking(command, Stdio::piped(), log);
+        let stdin = stdin.expect("it is piped");
         let lines = lines_of(stdout);
-        let process = Process::of(child, log);
         Self {
             process,
             stdin,

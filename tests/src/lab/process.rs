@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -44,13 +44,28 @@ impl Process {
         }
     }
 
-    /// Takes over a child that was started in a group of its own.
-    #[must_use]
-    pub fn of(child: Child, log: &Path) -> Self {
-        Self {
-            child,
-            log: log.to_owned(),
-        }
+    /// Starts `command`, which talks: what it prints can be read, its complaints are added to
+    /// `log`. It can be told something if `stdin` is a pipe.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn talking(
+        mut command: Command,
+        stdin: Stdio,
+        log: &Path,
+    ) -> (Self, Option<ChildStdin>, ChildStdout) {
+        command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(append(log))
+            .process_group(0);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().expect("it is piped");
+        let log = log.to_owned();
+        (Self { child, log }, stdin, stdout)
     }
 
     /// Its process id, which is also that of its group.

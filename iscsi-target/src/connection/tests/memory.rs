@@ -106,10 +106,10 @@ fn a_large_command_overdraws_alone_and_the_next_one_waits() {
     assert!(!table.registry.budget().is_short());
 }
 
-#[test]
-fn who_waits_goes_on_when_others_give_back() {
+/// A table whose one session has something small under way, so that it cannot overdraw, and a large
+/// read that waits for memory.
+fn waiting() -> Table {
     let mut table = short();
-    // Something small is under way, so that it cannot overdraw.
     table.backend.answer(Answers::Held);
     assert!(table.command((1, NEXT), read10(0, 1), READ, 512).is_empty());
     let large = u32::try_from(MIB).unwrap();
@@ -118,6 +118,12 @@ fn who_waits_goes_on_when_others_give_back() {
             .command((2, NEXT + 1), read(2048), READ, large)
             .is_empty()
     );
+    table
+}
+
+#[test]
+fn who_waits_goes_on_when_others_give_back() {
+    let mut table = waiting();
     assert_eq!(table.backend.held(), 1, "the large read waits");
     assert_eq!(mail(&mut table), []);
     hog(&mut table, 0);
@@ -194,15 +200,7 @@ fn requests_before_their_turn_are_bounded() {
 
 #[test]
 fn the_window_closes_while_memory_is_short_and_never_moves_back() {
-    let mut table = short();
-    table.backend.answer(Answers::Held);
-    assert!(table.command((1, NEXT), read10(0, 1), READ, 512).is_empty());
-    let large = u32::try_from(MIB).unwrap();
-    assert!(
-        table
-            .command((2, NEXT + 1), read(2048), READ, large)
-            .is_empty()
-    );
+    let mut table = waiting();
     let promised = FIRST + WINDOW_DEPTH;
     let ping = |table: &mut Table, cmd_sn: u32| {
         let reply = table.send(&nop_out(77, Ttt::NONE.0, cmd_sn, 0, 0), &[]);
