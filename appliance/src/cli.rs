@@ -40,6 +40,9 @@ pub enum Verb {
     Init,
     /// Runs this box.
     Run(RunArgs),
+    /// Makes two boxes and a witness a pair.
+    #[command(subcommand)]
+    Pair(PairVerb),
     /// Runs a witness: the third vote of one or more pairs.
     Witness(WitnessArgs),
     /// Asks a running box.
@@ -86,6 +89,12 @@ pub enum ClientVerb {
         #[arg(long, value_name = "NODE")]
         to: Option<String>,
     },
+    /// How fast the primary copies to a box that comes back.
+    ///
+    /// It is a setting of the primary's running program: it ends with a fail-over, a switchover or
+    /// a restart, after which a copy goes as fast as initiators do not feel it.
+    #[command(subcommand)]
+    Resync(ResyncVerb),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -148,9 +157,59 @@ pub struct LabArgs {
     pub end_with_parent: bool,
 }
 
+/// Pairing.
+#[derive(Debug, Subcommand)]
+pub enum PairVerb {
+    /// Shows a one-time code and waits for the other box or the witness to join with it.
+    Create,
+    /// Makes this the second box of the pair whose code this is.
+    Join {
+        /// Where, and the code.
+        #[command(flatten)]
+        args: JoinArgs,
+        /// What the pool holds may be lost.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Forgets the pair and its key; the volumes stay where they are.
+    Leave {
+        /// The other box can do without what only this one has.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Where to join, and with what.
+#[derive(Args, Debug)]
+pub struct JoinArgs {
+    /// An address of the box that shows the code.
+    pub address: IpAddr,
+    /// The code.
+    pub code: String,
+    /// TCP port there; default: the usual one, or that of [ports] in node.toml.
+    #[arg(long)]
+    pub port: Option<u16>,
+}
+
+/// What a witness does beside voting.
+#[derive(Debug, Subcommand)]
+pub enum WitnessVerb {
+    /// Makes this witness one of the pair whose code this is.
+    Join(JoinArgs),
+    /// Forgets the key of a pair.
+    Leave {
+        /// The pair's group, as `twinsan witness join` said it.
+        group: uuid::Uuid,
+    },
+}
+
 /// How to run a witness.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct WitnessArgs {
+    /// Instead of running it.
+    #[command(subcommand)]
+    pub verb: Option<WitnessVerb>,
     /// End when the process that started this one ends.
     #[arg(long, hide = true)]
     pub end_with_parent: bool,
@@ -168,6 +227,23 @@ pub enum VolumeVerb {
     },
     /// Lists the volumes.
     List,
+    /// Says all that this box knows of a volume.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Explains the file of a volume, also a damaged one, without a daemon; changes nothing.
+    Inspect {
+        /// The file, like /var/lib/twinsan/pool/00000001.vol.
+        file: PathBuf,
+    },
+    /// Makes a volume larger on both boxes while it is in use; it never becomes smaller.
+    Grow {
+        /// Its name.
+        name: String,
+        /// Its new size, like 40GiB.
+        size: String,
+    },
     /// Deletes a volume that is not mapped, with its data, on both boxes.
     Delete {
         /// Its name.
@@ -336,6 +412,23 @@ pub enum AddressVerb {
     Remove {
         /// The address.
         address: IpAddr,
+    },
+}
+
+/// How fast the primary copies to a box that comes back.
+#[derive(Debug, Subcommand)]
+pub enum ResyncVerb {
+    /// Stops copying; writes of initiators are mirrored on.
+    ///
+    /// The other box is not in sync, and cannot take over, before the copy has gone on and ended.
+    Pause,
+    /// Goes on, at the rate that held before the pause.
+    Resume,
+    /// Sets the most that is copied per second.
+    Rate {
+        /// Bytes per second, like 50MiB; `auto`: as fast as initiators do not feel it.
+        #[arg(value_name = "BYTES_PER_S|auto")]
+        rate: String,
     },
 }
 

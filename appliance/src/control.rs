@@ -18,6 +18,7 @@ use crate::config::NodeConfig;
 use crate::data::Order;
 use crate::events::EventLog;
 use crate::identity::{self, Identity, WITNESS};
+use crate::membership::Pair;
 use crate::runtime::{self, Ran, Ready};
 use crate::wiring;
 
@@ -30,8 +31,8 @@ pub(crate) struct Setup {
     pub(crate) config: NodeConfig,
     /// This process.
     pub(crate) identity: Identity,
-    /// The group key.
-    pub(crate) key: [u8; 32],
+    /// The group and its key.
+    pub(crate) pair: Pair,
     /// The lease, read by the data thread.
     pub(crate) lease: LeaseCell,
     /// What the data thread reports.
@@ -59,7 +60,7 @@ pub(crate) struct Control {
 /// # Errors
 /// A sentence for operators.
 pub(crate) fn start(setup: Setup) -> Result<Control, String> {
-    let group = ha::GroupId(setup.config.group.as_u128());
+    let group = ha::GroupId(setup.pair.group.as_u128());
     let store = Store::open(&setup.config.state).map_err(|error| error.to_string())?;
     let record = match store.load(group).map_err(|error| error.to_string())? {
         Some(record) => record,
@@ -92,16 +93,19 @@ fn blank(store: &Store) -> Result<ha::Record, String> {
 
 fn params(setup: &Setup) -> Result<Params, String> {
     let Setup {
-        config, identity, ..
+        config,
+        identity,
+        pair,
+        ..
     } = setup;
     Ok(Params {
-        group: ha::GroupId(config.group.as_u128()),
+        group: ha::GroupId(pair.group.as_u128()),
         me: ha::NodeId(identity.me),
         peer: ha::NodeId(identity.peer),
         witness: ha::NodeId(WITNESS),
         incarnation: ha::Incarnation(identity.incarnation),
         boot: ha::BootId(identity.boot),
-        key: setup.key,
+        key: pair.key,
         links: config
             .numbered_links()
             .map(|(id, _)| ha::LinkId(id))
@@ -166,7 +170,7 @@ async fn run(
     status: watch::Sender<ha::Status>,
     ready: Ready,
 ) -> Ran {
-    let group = ha::GroupId(setup.config.group.as_u128());
+    let group = ha::GroupId(setup.pair.group.as_u128());
     let links = match bind(&setup.config).await {
         Ok(links) => links,
         Err(why) => {

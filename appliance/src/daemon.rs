@@ -18,9 +18,10 @@ use crate::api::types::{Ask, Refusal, Status};
 use crate::cli::LabArgs;
 use crate::config::{Cluster, NodeConfig};
 use crate::control::{self, OperatorAsked};
-use crate::data::{self, EditAsked, Order};
+use crate::data::{self, EditAsked, Order, PaceAsked};
 use crate::events::EventLog;
 use crate::identity::Identity;
+use crate::membership::Member;
 use crate::pulse::Pulse;
 use crate::{preflight, runtime};
 
@@ -64,13 +65,15 @@ pub(crate) fn sabotage(mutant: Option<&str>) -> Result<(), Refusal> {
 
 async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     let identity = Identity::of(&config, lab.boot_id).map_err(Refusal::failed)?;
-    let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
+    let membership = Member::must(&config.state).map_err(Refusal::failed)?;
+    let pair = membership.pair;
     let events = Arc::new(EventLog::default());
     let (lease, pulse) = (LeaseCell::new(), Pulse::default());
     let (orders_in, orders) = mpsc::unbounded_channel();
     let (authority_in, authority) = mpsc::unbounded_channel();
     let (edits_in, edits) = mpsc::channel(ASKS_MAX);
     let (operator_in, operator) = mpsc::channel(ASKS_MAX);
+    let (paces_in, paces) = mpsc::channel(ASKS_MAX);
     let (asks_in, asks) = mpsc::channel(ASKS_MAX);
     let (status_in, status) = watch::channel(Status::default());
     let (cluster_in, cluster) = watch::channel(Cluster::default());
@@ -78,7 +81,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     let control = control::start(control::Setup {
         config: config.clone(),
         identity,
-        key,
+        pair,
         lease: lease.clone(),
         inputs: authority,
         operator,
@@ -97,7 +100,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     start_data(data::Setup {
         config,
         identity,
-        key,
+        membership,
         seal: control.seal,
         timing: control.timing,
         volatile: lab.volatile,
@@ -105,6 +108,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         orders,
         authority: authority_in,
         edits,
+        paces,
         authority_status: control.status,
         status: status_in,
         cluster: cluster_in,
@@ -112,7 +116,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         pulse: pulse.clone(),
     })?;
     tokio::spawn(pulse.watch());
-    tokio::spawn(route(asks, edits_in, operator_in));
+    tokio::spawn(route(asks, edits_in, operator_in, paces_in));
     let api = server::serve(
         socket,
         Daemon {
@@ -145,11 +149,13 @@ async fn route(
     mut asks: mpsc::Receiver<Asked>,
     edits: mpsc::Sender<EditAsked>,
     operator: mpsc::Sender<OperatorAsked>,
+    paces: mpsc::Sender<PaceAsked>,
 ) {
     while let Some((ask, answer)) = asks.recv().await {
         let gone = match ask {
             Ask::Edit(edit) => edits.send((edit, answer)).await.is_err(),
             Ask::Switchover { to } => operator.send((to, answer)).await.is_err(),
+            Ask::Resync(pace) => paces.send((pace, answer)).await.is_err(),
         };
         if gone {
             return;

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha::Resource;
-use replication::engine::{Event, Input, Limits, Params};
+use replication::engine::{self, Event, Input, Limits, Params, Role};
 use replication::shell::{
-    Disk, DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Pool, VolatileDisk,
+    Disk, DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Path, Pool, Tls, VolatileDisk,
 };
 use replication::types as mirror;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::api::types::{Refusal, Status};
+use crate::api::types::{Pace, Refusal, Status};
 use crate::config::cluster::Edit;
-use crate::config::node::PoolIo;
+use crate::config::node::{Encryption, Link, PoolIo};
 use crate::config::{Cluster, NodeConfig};
 use crate::events::EventLog;
 use crate::identity::{self, Identity};
+use crate::membership::{Member, Pair};
 use crate::network::{Addresses, LIFETIME_SECONDS};
 use crate::pulse::Pulse;
 use crate::runtime::{Ran, Ready};
@@ -54,14 +55,17 @@ pub(crate) enum Order {
 /// A change of the cluster configuration, with the way back.
 pub(crate) type EditAsked = (Edit, oneshot::Sender<Result<String, Refusal>>);
 
+/// A pace for the resync, with the way back.
+pub(crate) type PaceAsked = (Pace, oneshot::Sender<Result<String, Refusal>>);
+
 /// What the thread is made of.
 pub(crate) struct Setup {
     /// This box.
     pub(crate) config: NodeConfig,
     /// This process.
     pub(crate) identity: Identity,
-    /// The group key.
-    pub(crate) key: [u8; 32],
+    /// What makes this box a member.
+    pub(crate) membership: Member,
     /// The durable seal of the authority's record (law R3).
     pub(crate) seal: u64,
     /// The group's times.
@@ -76,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) authority: mpsc::UnboundedSender<ha::Input>,
     /// Changes.
     pub(crate) edits: mpsc::Receiver<EditAsked>,
+    /// How fast a resync may be.
+    pub(crate) paces: mpsc::Receiver<PaceAsked>,
     /// What the control thread says of itself.
     pub(crate) authority_status: watch::Receiver<ha::Status>,
     /// Where the whole status is published.
@@ -112,6 +118,8 @@ struct Running {
     services: Services,
     mirror_events: mpsc::UnboundedReceiver<Event>,
     progress: status::Progress,
+    /// What a resync goes back to after its pause.
+    resumed: engine::Pace,
 }
 
 /// Opens the pool for the driver's disk, with the decorator of the tests if asked for.
@@ -149,18 +157,17 @@ pub(crate) fn open_pool(config: &NodeConfig) -> Result<Pool, String> {
 /// # Errors
 /// If the system gives no randomness.
 pub(crate) fn params(
-    config: &NodeConfig,
     identity: &Identity,
-    key: [u8; 32],
+    pair: &Pair,
     timing: &ha::Timing,
 ) -> Result<Params, String> {
     Ok(Params {
-        group: mirror::GroupId(config.group.as_u128()),
+        group: mirror::GroupId(pair.group.as_u128()),
         me: mirror::NodeId(identity.me),
         peer: mirror::NodeId(identity.peer),
         incarnation: mirror::Incarnation(identity.incarnation),
         boot: mirror::BootId(identity.boot),
-        key,
+        key: pair.key,
         nonce_seed: u64::try_from(identity::random()? >> 64).expect("the upper half"),
         fresh_disk: mirror::DiskInstance(identity::random()?),
         peer_loss_ms: timing.peer_loss_ms.into(),
@@ -168,32 +175,63 @@ pub(crate) fn params(
     })
 }
 
+/// The paths of the mirror, listening.
+async fn paths(config: &NodeConfig, membership: &Member) -> Result<Vec<Path>, String> {
+    let port = config.ports.replication;
+    let mut paths = Vec::new();
+    for link in &config.replication {
+        let listener = TcpListener::bind((link.address, port)).await;
+        let listener = listener.map_err(|error| {
+            format!(
+                "cannot listen on {}:{port} for the mirror (link {}): {error}; see that the \
+                 address is this box's and the port is free",
+                link.address, link.name
+            )
+        })?;
+        paths.push(Path {
+            listener,
+            peer: (link.peer, port).into(),
+            from: Some(link.address),
+            tls: tls(config, link, membership),
+        });
+    }
+    Ok(paths)
+}
+
+/// How one path is secured. The peer's certificate is looked up at each handshake: the boxes
+/// may be paired while this one runs.
+fn tls(config: &NodeConfig, link: &Link, membership: &Member) -> Option<Tls> {
+    if link.encryption == Encryption::Off {
+        return None;
+    }
+    let state = config.state.clone();
+    let peer = move || match Member::load(&state) {
+        Ok(membership) => membership?.peer,
+        Err(why) => {
+            tracing::warn!("{why}");
+            None
+        }
+    };
+    Some(Tls {
+        identity: membership.identity(),
+        peer: Box::new(peer),
+    })
+}
+
 async fn start(mut setup: Setup) -> Result<Running, String> {
     let (_, none) = mpsc::channel(1);
     let edits = std::mem::replace(&mut setup.edits, none);
     let config = &setup.config;
-    let link = &config.replication;
-    let listen = (link.address, config.ports.replication);
-    let listener = TcpListener::bind(listen).await.map_err(|error| {
-        format!(
-            "cannot listen on {}:{} for the mirror: {error}; see that the address is this box's \
-             and the port is free",
-            listen.0, listen.1
-        )
-    })?;
+    let paths = paths(config, &setup.membership).await?;
     let pool = open_pool(config)?;
     let (event_in, mirror_events) = mpsc::unbounded_channel();
     let mirror = replication::shell::start(
         DriverConfig {
-            params: params(config, &setup.identity, setup.key, &setup.timing)?,
+            params: params(&setup.identity, &setup.membership.pair, &setup.timing)?,
             seal: mirror::Epoch(setup.seal),
             pool: pool.clone(),
             disk: open_disk(config, setup.volatile)?,
-            link: LinkConfig {
-                listener: Some(listener),
-                peer: Some((link.peer, config.ports.replication).into()),
-                from: Some(link.address),
-            },
+            link: LinkConfig { paths },
             lease: setup.lease.clone(),
         },
         move |event| drop(event_in.send(event)),
@@ -203,7 +241,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         mirror: mirror.clone(),
         addresses: Addresses::open()?,
         port: config.ports.iscsi,
-        group_name: config.group.simple().to_string()[..8].to_owned(),
+        group_name: setup.membership.pair.group.simple().to_string()[..8].to_owned(),
         events: Arc::clone(&setup.events),
         cluster: setup.cluster.clone(),
         own: config.addresses(),
@@ -219,6 +257,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         services,
         mirror_events,
         progress,
+        resumed: engine::Pace::Auto,
     })
 }
 
@@ -241,6 +280,10 @@ impl Running {
                     None => return self.end().await,
                 },
                 Some(event) = self.mirror_events.recv() => self.hear(&event),
+                Some((pace, answer)) = self.setup.paces.recv() => {
+                    // Whoever asked may be gone: the answer is for nobody else.
+                    let _ = answer.send(self.set_pace(pace));
+                }
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -285,6 +328,53 @@ impl Running {
             self.setup.events.add(text);
         }
         self.publish();
+    }
+
+    /// Only the primary copies; what was asked of it ends with its role.
+    fn set_pace(&mut self, asked: Pace) -> Result<String, Refusal> {
+        let status = self.mirror.status();
+        let primary = match status.role {
+            Role::Serving | Role::Activating | Role::Frozen | Role::Draining => true,
+            Role::Attaching | Role::Blank | Role::Secondary | Role::Failed => false,
+        };
+        if !primary {
+            return Err(Refusal::failed(format!(
+                "nothing was changed: a resync is the primary's, and {} is not primary; ask {}",
+                self.setup.config.node, self.setup.config.peer
+            )));
+        }
+        let before = status.resync.pace;
+        let (pace, done) = match asked {
+            Pace::Pause => {
+                if before != engine::Pace::Paused {
+                    self.resumed = before;
+                }
+                let done = "the resync is paused until `twinsan resync resume`, a fail-over or a \
+                            restart; a box that has to catch up is not in sync before that";
+                (engine::Pace::Paused, done.to_owned())
+            }
+            Pace::Resume if before != engine::Pace::Paused => {
+                return Ok("the resync was not paused".to_owned());
+            }
+            Pace::Resume => (self.resumed, "the resync goes on".to_owned()),
+            Pace::Auto => (
+                engine::Pace::Auto,
+                "the resync is as fast as initiators do not feel it".to_owned(),
+            ),
+            Pace::AtMost { bytes_per_second } => (
+                engine::Pace::AtMost {
+                    bytes_per_s: bytes_per_second.max(1),
+                },
+                format!(
+                    "the resync copies at most {}/s until a fail-over or a restart",
+                    size::shown(bytes_per_second)
+                ),
+            ),
+        };
+        self.mirror.input(Input::Pace(pace));
+        self.setup.events.add(done.clone());
+        self.publish();
+        Ok(done)
     }
 
     fn tick(&self) {
@@ -378,6 +468,11 @@ fn sentence(event: &Event, cluster: &Cluster) -> Option<String> {
             "resync of {} started: {reason}",
             size::shown(*total_bytes)
         )),
+        Event::Replayed { writes, bytes } => Some(format!(
+            "the peer was away for a moment; it gets the {writes} writes ({}) that it lacks",
+            size::shown(*bytes)
+        )),
+        Event::Thawed => Some("the data session was interrupted and goes on".to_owned()),
         Event::ResyncDone => Some("resync done".to_owned()),
         Event::InSync { epoch } => Some(format!("both boxes are in sync (epoch {epoch})")),
         Event::CacheLost { volume } => Some(format!(
@@ -388,6 +483,11 @@ fn sentence(event: &Event, cluster: &Cluster) -> Option<String> {
         Event::Alarm(text) => Some(format!("alarm: {text}")),
         Event::PeerUp { .. } => Some("the data session to the peer is up".to_owned()),
         Event::VolumeReady { spec } => Some(format!("{} is attached", name(spec.number))),
+        Event::VolumeGrown { spec } => Some(format!(
+            "{} has {} here",
+            name(spec.number),
+            size::shown(spec.size_bytes)
+        )),
         Event::VolumeGone { number } => Some(format!("{} is deleted here", name(*number))),
         Event::Data(_)
         | Event::PeerLost { .. }

@@ -109,8 +109,6 @@ mod tests {
         let file = r#"
 node = "alpha"
 peer = "beta"
-group = "6f0c6cf0-6a3c-4a5b-8f3c-0a5f2f6f4c11"
-key_file = "key"
 state = "state"
 api = "api.sock"
 pool = { path = "pool" }

@@ -1,5 +1,5 @@
-//! `twinsan init`: makes this the first box of a new pair. The second box and the witness need no
-//! such step: they start blank and are admitted by the primary (law R10).
+//! `twinsan init`: makes this the first box of a new pair. The second box and the witness join with
+//! a code (`pairing`); then they start blank and are admitted by the primary (law R10).
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::api::types::Refusal;
 use crate::config::NodeConfig;
 use crate::data;
 use crate::identity::{self, Identity};
+use crate::membership::{Member, Pair};
 use crate::preflight;
 
 /// The other box is taken for stopped if it does not answer within this.
@@ -44,14 +45,10 @@ fn load(file: &Path) -> Result<NodeConfig, Refusal> {
 
 async fn make(config: &NodeConfig) -> Result<(), Refusal> {
     preflight::check(config).map_err(Refusal::failed)?;
-    let key = preflight::group_key(&config.key_file).map_err(Refusal::failed)?;
     let identity = Identity::of(config, None).map_err(Refusal::failed)?;
     let mut store =
         Store::open(&config.state).map_err(|error| Refusal::failed(error.to_string()))?;
-    let group = ha::GroupId(config.group.as_u128());
-    let known = store
-        .load(group)
-        .map_err(|error| Refusal::failed(error.to_string()))?;
+    let known = Member::load(&config.state).map_err(Refusal::failed)?;
     if known.is_some() {
         return Err(Refusal::safety(format!(
             "{} belongs to a pair already; nothing was changed; start it with `twinsan run`",
@@ -72,7 +69,9 @@ async fn make(config: &NodeConfig) -> Result<(), Refusal> {
         )));
     }
     let timing = ha::Timing::default();
-    let params = data::params(config, &identity, key, &timing).map_err(Refusal::failed)?;
+    let pair = Pair::found().map_err(Refusal::failed)?;
+    let group = ha::GroupId(pair.group.as_u128());
+    let params = data::params(&identity, &pair, &timing).map_err(Refusal::failed)?;
     let disk = LocalSet::new()
         .run_until(format(config, params))
         .await
@@ -86,10 +85,13 @@ async fn make(config: &NodeConfig) -> Result<(), Refusal> {
         ha::Policy::Witness,
     )
     .map_err(|error| Refusal::failed(error.to_string()))?;
-    store.save(group, &record).map_err(|error| {
+    // The membership is last: without it nothing else counts.
+    let saved = store.save(group, &record).map_err(|e| e.to_string());
+    let saved = saved.and_then(|()| Member::new(pair, None)?.save(&config.state));
+    saved.map_err(|error| {
         Refusal::failed(format!(
-            "cannot save the first record: {error}; the pool {} was formatted: empty it before the \
-             next try",
+            "cannot save what makes this box the first one: {error}; the pool {} was formatted: \
+             empty it before the next try",
             pool.dir().display()
         ))
     })
@@ -97,15 +99,19 @@ async fn make(config: &NodeConfig) -> Result<(), Refusal> {
 
 /// Two boxes that were both made the first would be two pairs with one name and two sets of data.
 async fn alone(config: &NodeConfig) -> Result<(), String> {
-    let place = (config.replication.peer, config.ports.replication);
-    let answers = tokio::time::timeout(PEER_WAIT, TcpStream::connect(place)).await;
-    if !matches!(answers, Ok(Ok(_))) {
+    let mut answered = false;
+    for link in &config.replication {
+        let place = (link.peer, config.ports.replication);
+        let answers = tokio::time::timeout(PEER_WAIT, TcpStream::connect(place)).await;
+        answered |= matches!(answers, Ok(Ok(_)));
+    }
+    if !answered {
         return Ok(());
     }
     Err(format!(
         "{peer} is running; only one box of a pair is made the first, and nothing was changed; if \
-         {peer} is that one, start this one with `twinsan run` and it joins; if not, stop {peer} \
-         until this is done",
+         {peer} is that one, run `twinsan pair create` there and `twinsan pair join` here; if not, \
+         stop {peer} until this is done",
         peer = config.peer
     ))
 }
@@ -137,7 +143,7 @@ async fn format(config: &NodeConfig, params: Params) -> Result<ha::DiskInstance,
                     asked = true;
                     mirror.input(Input::Format);
                 }
-                (Attached::No(why), _) => return Err(why),
+                (Attached::No(why) | Attached::Failed(why), _) => return Err(why),
                 (Attached::Yes, None) => return Err("the new copy has no identity".to_owned()),
             },
             Event::Alarm(why) => return Err(why),
@@ -148,11 +154,14 @@ async fn format(config: &NodeConfig, params: Params) -> Result<ha::DiskInstance,
             | Event::Readmit { .. }
             | Event::Drained { .. }
             | Event::CacheLost { .. }
+            | Event::Replayed { .. }
+            | Event::Thawed
             | Event::ResyncStarted { .. }
             | Event::ResyncProgress { .. }
             | Event::ResyncDone
             | Event::InSync { .. }
             | Event::VolumeReady { .. }
+            | Event::VolumeGrown { .. }
             | Event::VolumeGone { .. } => {}
         }
     }

@@ -33,6 +33,8 @@ mod events;
 #[cfg(feature = "shell")]
 pub mod first_process;
 #[cfg(feature = "shell")]
+mod hex;
+#[cfg(feature = "shell")]
 mod identity;
 #[cfg(feature = "shell")]
 pub mod init;
@@ -41,7 +43,11 @@ pub mod load;
 #[cfg(feature = "shell")]
 mod log;
 #[cfg(feature = "shell")]
+pub mod membership;
+#[cfg(feature = "shell")]
 mod network;
+#[cfg(feature = "shell")]
+pub mod pairing;
 #[cfg(feature = "shell")]
 mod preflight;
 #[cfg(feature = "shell")]

@@ -17,6 +17,9 @@ pub(crate) fn start() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // it would be told on standard error too, and a line that cannot be written there is a
+        // panic: a full disk under the log must not end the process
+        .log_internal_errors(false)
         .try_init();
     if started.is_err() {
         tracing::debug!("logging was started before");

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use appliance::api::types::Refusal;
-use appliance::cli::{Cli, LabArgs, Verb};
-use appliance::{daemon, demo, first_process, init, runtime, verbs, witness};
+use appliance::cli::{Cli, LabArgs, PairVerb, Verb, WitnessVerb};
+use appliance::{daemon, demo, first_process, init, pairing, runtime, verbs, witness};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -36,17 +36,37 @@ fn run(cli: &Cli) -> Result<(), Refusal> {
         Verb::Init => {
             event_loop()?.block_on(init::run(&cli.config))?;
             verbs::say(
-                "done: this is the first box of a new pair; now start `twinsan run` here, then \
-                 `twinsan run` on the other box and `twinsan witness` on the third host",
+                "done: this is the first box of a new pair; now start `twinsan run` here, and run \
+                 `twinsan pair create` once for the other box and once for the witness",
             );
             Ok(())
         }
         Verb::Run(args) => daemon::run(&cli.config, lab(args.lab())),
-        Verb::Witness(args) => {
-            end_with_parent(args.end_with_parent);
-            witness::run(&cli.config)
-        }
+        Verb::Pair(verb) => pair(cli, verb),
+        Verb::Witness(args) => match &args.verb {
+            None => {
+                end_with_parent(args.end_with_parent);
+                witness::run(&cli.config)
+            }
+            Some(WitnessVerb::Join(args)) => {
+                let joining = pairing::witness_join(&cli.config, args, cli.json);
+                event_loop()?.block_on(joining)
+            }
+            Some(WitnessVerb::Leave { group }) => {
+                pairing::witness_leave(&cli.config, *group, cli.json)
+            }
+        },
         Verb::Client(verb) => event_loop()?.block_on(verbs::run(cli, verb)),
+    }
+}
+
+fn pair(cli: &Cli, verb: &PairVerb) -> Result<(), Refusal> {
+    match verb {
+        PairVerb::Create => event_loop()?.block_on(pairing::create(&cli.config, cli.json)),
+        PairVerb::Join { args, yes } => {
+            event_loop()?.block_on(pairing::join(&cli.config, args, *yes, cli.json))
+        }
+        PairVerb::Leave { yes } => pairing::leave(&cli.config, *yes, cli.json),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::api::types::{Event, Resync, Status};
+use replication::inspect::{Finding, Report};
+
+use crate::api::types::{Event, Resync, Status, Volume};
 use crate::config::Cluster;
 use crate::size;
 
@@ -28,6 +30,72 @@ pub fn status(status: &Status) -> String {
     connections(&mut text, status);
     service(&mut text, status);
     text.truncate(text.trim_end().len());
+    text
+}
+
+/// One volume, as this box has it.
+#[must_use]
+pub fn volume(status: &Status, volume: &Volume) -> String {
+    let mut text = String::new();
+    let name = if volume.name.is_empty() {
+        "a copy, its name is known where it is served"
+    } else {
+        volume.name.as_str()
+    };
+    let shown = |bytes: u64| format!("{} ({bytes} bytes)", size::shown(bytes));
+    line(&mut text, "", name);
+    line(&mut text, "number", &volume.number.to_string());
+    line(&mut text, "identity", &volume.uuid);
+    line(&mut text, "size", &shown(volume.size_bytes));
+    line(&mut text, "can grow to", &shown(volume.size_max_bytes));
+    line(&mut text, "file", &volume.file);
+    line(&mut text, "data begins at", &shown(volume.data_offset));
+    let attached = if volume.attached { "yes" } else { "no" };
+    line(&mut text, "attached here", attached);
+    line(&mut text, "dirty", &shown(volume.dirty_bytes));
+    line(&mut text, "hot regions", &volume.hot_regions.to_string());
+    for (viewer, lun, read_only) in &volume.maps {
+        let how = if *read_only { ", read only" } else { "" };
+        line(
+            &mut text,
+            &format!("LUN {lun}"),
+            &format!("of {viewer}{how}"),
+        );
+    }
+    let epochs = format!("{}, data of epoch {}", status.epoch, status.data_epoch);
+    line(&mut text, "epoch", &epochs);
+    line(&mut text, "in sync", &status.in_sync.join(", "));
+    line(
+        &mut text,
+        "other box",
+        &format!(
+            "{}: ask it for its side ({})",
+            status.peer, status.mirror.state
+        ),
+    );
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// What a file says, structure by structure.
+#[must_use]
+pub fn inspection(report: &Report) -> String {
+    let mut text = String::new();
+    for found in &report.findings {
+        let Finding {
+            offset_bytes,
+            len_bytes,
+            name,
+            health,
+            meaning,
+        } = found;
+        writeln!(
+            text,
+            "{offset_bytes:>16} {len_bytes:>7}  {name:<26} {health:<8} {meaning}"
+        )
+        .expect("a string takes every line");
+    }
+    text.push_str(&report.verdict);
     text
 }
 
@@ -62,8 +130,10 @@ fn connections(text: &mut String, status: &Status) {
         "mirror",
         &format!("{}, {session}", status.mirror.state),
     );
-    if let Some(progress) = &status.mirror.resync {
-        line(text, "resync", &resync(progress));
+    match &status.mirror.resync {
+        Some(progress) => line(text, "resync", &resync(progress)),
+        None if matches!(status.mirror.resync_pace.as_str(), "" | "auto") => {}
+        None => line(text, "resync", &status.mirror.resync_pace),
     }
 }
 
@@ -119,7 +189,7 @@ fn heard(heard_ms: Option<u64>) -> String {
     )
 }
 
-/// Percent, bytes, rate and time left.
+/// Percent, bytes, rate, time left, and what it is limited by.
 #[must_use]
 pub fn resync(progress: &Resync) -> String {
     let left = progress.seconds_left.map_or_else(
@@ -127,11 +197,12 @@ pub fn resync(progress: &Resync) -> String {
         |seconds| format!("{seconds} s left"),
     );
     format!(
-        "{:.0} %, {} of {} left, {}/s, {left}",
+        "{:.0} %, {} of {} left, {}/s, {left}; {}",
         progress.percent,
         size::shown(progress.left_bytes),
         size::shown(progress.total_bytes),
-        size::shown(progress.bytes_per_second)
+        size::shown(progress.bytes_per_second),
+        progress.limit
     )
 }
 

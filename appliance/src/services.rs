@@ -407,6 +407,12 @@ impl Inner {
             let volume = after.volume(name).map_err(Refusal::usage)?;
             self.make_volume(volume).await.map_err(Refusal::failed)?;
         }
+        if let Edit::GrowVolume { name, size_bytes } = edit {
+            let number = VolumeNumber(after.volume(name).map_err(Refusal::usage)?.number);
+            let grow = |reply| self.mirror.grow_volume(number, *size_bytes, reply);
+            let grown = awaited(grow).await;
+            grown.map_err(|why| Refusal::failed(format!("volume {name} was not grown: {why}")))?;
+        }
         self.system.store(&value).await.map_err(|error| {
             Refusal::failed(format!(
                 "{error}; the change may or may not be in force: look at `twinsan config show`"
@@ -471,6 +477,7 @@ impl Inner {
             }
             Edit::Target(_)
             | Edit::AddVolume { .. }
+            | Edit::GrowVolume { .. }
             | Edit::Discovery(_)
             | Edit::AddHost(_)
             | Edit::RemoveHost(_)
@@ -497,6 +504,9 @@ fn describe(edit: &Edit) -> String {
     match edit {
         Edit::Target(name) => format!("target {name}"),
         Edit::AddVolume { name, .. } => format!("volume {name} made"),
+        Edit::GrowVolume { name, size_bytes } => {
+            format!("volume {name} has {}", crate::size::shown(*size_bytes))
+        }
         Edit::RemoveVolume(name) => format!("volume {name} deleted"),
         Edit::Discovery(Some(chap)) => format!("discovery needs CHAP of {}", chap.user),
         Edit::Discovery(None) => "discovery needs what each host must prove".to_owned(),

@@ -2,7 +2,9 @@
 
 use ha::Role;
 use iscsi_target::registry::SessionInfo;
-use replication::engine::{DataLink, Event, Status as MirrorStatus};
+use replication::engine::{
+    DataLink, Event, Pace, ResyncLimit, Role as MirrorRole, Status as MirrorStatus, Work,
+};
 use replication::shell::Pool;
 use replication::types::VolumeNumber;
 
@@ -10,6 +12,7 @@ use crate::api::types::{self, Status};
 use crate::config::address::Cidr;
 use crate::config::{Cluster, NodeConfig};
 use crate::identity::{Identity, WITNESS};
+use crate::size;
 
 /// What the status is made from.
 pub(crate) struct Sources<'a> {
@@ -73,28 +76,62 @@ impl Progress {
             | Event::Readmit { .. }
             | Event::Drained { .. }
             | Event::CacheLost { .. }
+            | Event::Replayed { .. }
+            | Event::Thawed
             | Event::ResyncDone
             | Event::VolumeReady { .. }
+            | Event::VolumeGrown { .. }
             | Event::VolumeGone { .. }
             | Event::Alarm(_) => {}
         }
     }
 
-    /// Progress, given the bytes still dirty.
-    fn shown(&self, dirty_bytes: u64, now_ns: u64) -> Option<types::Resync> {
+    /// Progress, given what the mirror says.
+    fn shown(&self, mirror: &MirrorStatus, now_ns: u64) -> Option<types::Resync> {
         let running = self.running?;
+        let dirty_bytes = mirror.dirty_bytes;
         let total_bytes = running.total_bytes.max(dirty_bytes).max(1);
         let done = total_bytes - dirty_bytes;
         let elapsed_ms = (now_ns.saturating_sub(running.started_ns) / 1_000_000).max(1);
-        let bytes_per_second = done.saturating_mul(1000) / elapsed_ms;
+        let bytes_per_second = match mirror.resync.bytes_per_s {
+            0 if elapsed_ms < 2000 => done.saturating_mul(1000) / elapsed_ms,
+            measured => measured,
+        };
+        let paused = mirror.resync.limit == ResyncLimit::Paused;
         let per_mille = done.saturating_mul(1000) / total_bytes;
         Some(types::Resync {
             total_bytes: running.total_bytes,
             left_bytes: dirty_bytes,
             percent: f64::from(u32::try_from(per_mille).unwrap_or(1000)) / 10.0,
-            bytes_per_second,
-            seconds_left: dirty_bytes.checked_div(bytes_per_second),
+            bytes_per_second: if paused { 0 } else { bytes_per_second },
+            seconds_left: dirty_bytes
+                .checked_div(bytes_per_second)
+                .filter(|_| !paused),
+            limit: limit(mirror.resync.limit).to_owned(),
         })
+    }
+}
+
+/// What keeps a resync from being faster, for operators.
+const fn limit(limit: ResyncLimit) -> &'static str {
+    match limit {
+        ResyncLimit::Idle => "nothing is left to copy",
+        ResyncLimit::Hardware => "as fast as disks and network",
+        ResyncLimit::Application => "slowed down so that initiators do not feel it",
+        ResyncLimit::Floor => "initiators' writes are slowed down, or it would not end",
+        ResyncLimit::Rate => "the rate that was asked for",
+        ResyncLimit::Paused => "paused: `twinsan resync resume` lets it go on",
+        ResyncLimit::Unreadable => {
+            "a block cannot be read, or has no room there; it is tried again"
+        }
+    }
+}
+
+fn pace(pace: Pace) -> String {
+    match pace {
+        Pace::Auto => "auto".to_owned(),
+        Pace::Paused => "paused".to_owned(),
+        Pace::AtMost { bytes_per_s } => format!("at most {}/s", size::shown(bytes_per_s)),
     }
 }
 
@@ -110,26 +147,37 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         ..
     } = sources;
     let chosen = authority.config.as_ref();
+    let (why, next) = full_pools(sources).unwrap_or_else(|| {
+        (
+            identity.named(config, &authority.why),
+            identity.named(config, &authority.next),
+        )
+    });
     let name = |node: ha::NodeId| identity.name(config, node.0);
     Status {
         schema: types::SCHEMA,
         node: config.node.clone(),
         peer: config.peer.clone(),
-        verdict: verdict(
-            &config.node,
-            &config.peer,
-            authority.role,
-            mirror.link,
-            if authority.eligible.is_ok() {
-                Fit::Yes
-            } else {
-                Fit::No
-            },
-        ),
-        why: identity.named(config, &authority.why),
-        next: identity.named(config, &authority.next),
+        verdict: if mirror.role == MirrorRole::Failed {
+            failed(&config.node, &config.peer, authority)
+        } else {
+            verdict(
+                &config.node,
+                &config.peer,
+                authority.role,
+                mirror.link,
+                if authority.eligible.is_ok() {
+                    Fit::Yes
+                } else {
+                    Fit::No
+                },
+            )
+        },
+        why,
+        next,
         role: role(authority.role).to_owned(),
         epoch: authority.epoch.0,
+        data_epoch: mirror.data.data_epoch.0,
         primary: chosen
             .and_then(|chosen| chosen.primary)
             .map(|(node, _)| name(node)),
@@ -140,7 +188,11 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
             connected: mirror.link != DataLink::Down,
             state: mirror_state(authority.role, mirror.link).to_owned(),
             dirty_bytes: mirror.dirty_bytes,
-            resync: sources.progress.shown(mirror.dirty_bytes, sources.now_ns),
+            kept_bytes: mirror.kept_bytes,
+            replayed_writes: mirror.replayed_writes,
+            blocks_read: mirror.blocks_read,
+            resync: sources.progress.shown(mirror, sources.now_ns),
+            resync_pace: pace(mirror.resync.pace),
             writes_in_flight: u64::try_from(mirror.commands).unwrap_or(u64::MAX),
         },
         addresses: addresses(sources),
@@ -148,6 +200,49 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         volumes: volumes(sources),
         sessions: sources.sessions.iter().map(session).collect(),
         generation: cluster.generation,
+    }
+}
+
+/// Why writes fail, and what to do, while a pool is full and nothing else is wrong.
+fn full_pools(sources: &Sources<'_>) -> Option<(String, String)> {
+    let full = sources.mirror.full;
+    let (me, peer) = (&sources.config.node, &sources.config.peer);
+    let whose = match (full.here, full.there) {
+        (true, true) => format!("the pools of {me} and {peer} are"),
+        (true, false) => format!("the pool of {me} is"),
+        (false, true) => format!("the pool of {peer} is"),
+        (false, false) => return None,
+    };
+    let calm = matches!(
+        sources.authority.role,
+        Role::PrimarySync | Role::PrimarySolo | Role::Secondary
+    );
+    (calm && sources.mirror.role != MirrorRole::Failed).then(|| {
+        let place = sources.pool.dir().display();
+        (
+            format!("{whose} full: writes that need space fail; all others go on"),
+            format!(
+                "make room in that file system (here it is under {place}), or delete volumes; no \
+                 restart is needed"
+            ),
+        )
+    })
+}
+
+/// The sentence for a box whose disk failed.
+fn failed(me: &str, peer: &str, authority: &ha::Status) -> String {
+    let chosen = authority.config.as_ref();
+    let shared = chosen.is_some_and(|config| config.in_sync.len() > 1);
+    match authority.role {
+        Role::PrimarySync | Role::PrimarySolo | Role::Frozen | Role::HandingOver if shared => {
+            format!("STOPPED: the disk of {me} failed; {peer} takes over as soon as it can.")
+        }
+        Role::PrimarySync | Role::PrimarySolo | Role::Frozen | Role::HandingOver => {
+            format!("STOPPED: the disk of {me} failed, and {peer} lacks what was written last.")
+        }
+        Role::Booting | Role::Blank | Role::Secondary | Role::Candidate | Role::Sealing => {
+            format!("NOT protected: the disk of {me} failed; it cannot take over from {peer}.")
+        }
     }
 }
 
@@ -288,10 +383,33 @@ fn volumes(sources: &Sources<'_>) -> Vec<types::Volume> {
             uuid: uuid.to_string(),
             size_bytes: own.spec.size_bytes,
             file: sources.pool.path(own.spec.number).display().to_string(),
-            data_offset: replication::meta::layout(own.spec.size_bytes).data_offset,
+            work: work(&own.work),
+            data_offset: own.data_offset,
+            number: own.spec.number.0,
+            size_max_bytes: replication::meta::size_max_bytes(own.data_offset),
+            attached: own.attached,
+            dirty_bytes: own.dirty_bytes,
+            hot_regions: own.hot_regions as u64,
         }
     })
     .collect()
+}
+
+fn work(own: &Work) -> types::Work {
+    let times = own.times.iter().map(|(span, told)| types::Times {
+        part: span.name().to_owned(),
+        count: told.count,
+        mean_us: told.mean_ns / 1000,
+        p50_us: told.p50_ns / 1000,
+        p99_us: told.p99_ns / 1000,
+        max_us: told.max_ns / 1000,
+    });
+    types::Work {
+        times: times.collect(),
+        intent_writes: own.intent_writes,
+        page_writes: own.page_writes,
+        copied_blocks: own.copied_blocks,
+    }
 }
 
 fn session(session: &SessionInfo) -> types::Session {

@@ -185,6 +185,7 @@ pub(crate) fn sentence(error: CommandError) -> String {
         CommandError::Refused(why) => why,
         CommandError::NoSpace => "the pool is full; make room first".to_owned(),
         CommandError::Io | CommandError::Medium => "the disk failed; see events".to_owned(),
+        CommandError::Overloaded => "too many commands wait; try again".to_owned(),
         CommandError::OutOfRange | CommandError::UnknownVolume => {
             "the mirror does not know that volume".to_owned()
         }

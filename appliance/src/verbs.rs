@@ -1,19 +1,21 @@
 //! What the command line's verbs do, through the local API.
 
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::api::client::{Client, Wait};
-use crate::api::types::{Ask, Refusal};
+use crate::api::types::{Ask, Pace, Refusal};
 use crate::cli::{
     AddressVerb, ChapArgs, Cli, ClientVerb, ConfigVerb, DiscoveryVerb, GroupVerb, HostArgs,
-    HostVerb, LunVerb, VolumeVerb,
+    HostVerb, LunVerb, ResyncVerb, VolumeVerb,
 };
 use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
 use crate::config::{Cluster, NodeConfig};
+use crate::membership::Member;
 use crate::{render, size};
 
 /// Runs a verb that asks a running box.
@@ -31,6 +33,7 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         ClientVerb::Lun(verb) => lun(cli, verb).await,
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
+        ClientVerb::Resync(verb) => ask(cli, Ask::Resync(pace(verb)?)).await,
         ClientVerb::Config(ConfigVerb::Show) => {
             let show = |cluster: &Cluster| render::config(cluster).map_err(Refusal::failed);
             list(cli, show).await
@@ -121,12 +124,35 @@ async fn ask(cli: &Cli, ask: Ask) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn pace(verb: &ResyncVerb) -> Result<Pace, Refusal> {
+    Ok(match verb {
+        ResyncVerb::Pause => Pace::Pause,
+        ResyncVerb::Resume => Pace::Resume,
+        ResyncVerb::Rate { rate } if rate == "auto" => Pace::Auto,
+        ResyncVerb::Rate { rate } => {
+            let bytes_per_second = size::parse(rate).map_err(Refusal::usage)?;
+            if bytes_per_second == 0 {
+                let why = "nothing was changed: a rate of 0 would copy nothing; `twinsan resync \
+                           pause` does that";
+                return Err(Refusal::usage(why));
+            }
+            Pace::AtMost { bytes_per_second }
+        }
+    })
+}
+
 async fn volume(cli: &Cli, verb: &VolumeVerb) -> Result<(), Refusal> {
     let edit = match verb {
         VolumeVerb::List => return list(cli, |cluster| Ok(render::volumes(cluster))).await,
         VolumeVerb::Create { name, size } => Edit::AddVolume {
             name: name.clone(),
             uuid: Uuid::new_v4(),
+            size_bytes: size::parse(size).map_err(Refusal::usage)?,
+        },
+        VolumeVerb::Show { name } => return show(cli, name).await,
+        VolumeVerb::Inspect { file } => return inspect(cli, file),
+        VolumeVerb::Grow { name, size } => Edit::GrowVolume {
+            name: name.clone(),
             size_bytes: size::parse(size).map_err(Refusal::usage)?,
         },
         VolumeVerb::Delete { name, confirm } if name == confirm => Edit::RemoveVolume(name.clone()),
@@ -138,6 +164,55 @@ async fn volume(cli: &Cli, verb: &VolumeVerb) -> Result<(), Refusal> {
         }
     };
     ask(cli, Ask::Edit(edit)).await
+}
+
+async fn show(cli: &Cli, name: &str) -> Result<(), Refusal> {
+    let status = client(cli)?.status().await?;
+    let mut known = status.volumes.iter();
+    let found = known.find(|it| it.name == name || it.uuid == name);
+    let volume = found.ok_or_else(|| {
+        Refusal::usage(format!(
+            "this box knows no volume {name}; see `twinsan status` (a box that does not serve \
+             knows volumes by their UUID only)"
+        ))
+    })?;
+    say(&if cli.json {
+        json(volume)?
+    } else {
+        render::volume(&status, volume)
+    });
+    Ok(())
+}
+
+fn inspect(cli: &Cli, file: &Path) -> Result<(), Refusal> {
+    let failed = |what: &str, error: std::io::Error| {
+        Refusal::failed(format!("cannot {what} {}: {error}", file.display()))
+    };
+    let mut image = std::fs::File::open(file).map_err(|error| failed("open", error))?;
+    let size_bytes = image
+        .seek(SeekFrom::End(0))
+        .map_err(|error| failed("find the size of", error))?;
+    let report = replication::inspect::inspect(size_bytes, |offset_bytes, len_bytes| {
+        let mut bytes = vec![0; len_bytes];
+        let read = image.read_exact_at(&mut bytes, offset_bytes);
+        read.is_ok().then_some(bytes)
+    });
+    say(&if cli.json {
+        let found = report.findings.iter().map(|it| {
+            serde_json::json!({
+                "offset_bytes": it.offset_bytes,
+                "len_bytes": it.len_bytes,
+                "name": it.name,
+                "health": it.health.to_string(),
+                "meaning": it.meaning,
+            })
+        });
+        let found: Vec<_> = found.collect();
+        serde_json::json!({"schema": 1, "verdict": report.verdict, "findings": found}).to_string()
+    } else {
+        render::inspection(&report)
+    });
+    Ok(())
 }
 
 async fn host(cli: &Cli, verb: &HostVerb) -> Result<(), Refusal> {
@@ -245,7 +320,10 @@ fn secret(file: &Path) -> Result<String, Refusal> {
 fn config_check(cli: &Cli) -> Result<(), Refusal> {
     let config =
         NodeConfig::load(&cli.config).map_err(|error| Refusal::usage(error.to_string()))?;
-    let warnings = crate::preflight::check(&config).map_err(Refusal::failed)?;
+    let mut warnings = crate::preflight::check(&config).map_err(Refusal::failed)?;
+    if let Err(unpaired) = Member::must(&config.state) {
+        warnings.push(unpaired);
+    }
     if cli.json {
         say(&serde_json::json!({"schema": 1, "ok": true, "warnings": warnings}).to_string());
         return Ok(());
@@ -266,5 +344,23 @@ pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_size_or_automatic() {
+        let rate = |rate: &str| {
+            let rate = rate.to_owned();
+            pace(&ResyncVerb::Rate { rate })
+        };
+        assert_eq!(rate("auto"), Ok(Pace::Auto));
+        let bytes_per_second = 50 << 20;
+        assert_eq!(rate("50MiB"), Ok(Pace::AtMost { bytes_per_second }));
+        assert!(rate("0").is_err_and(|refusal| refusal.exit_code() == 2));
+        assert!(rate("fast").is_err_and(|refusal| refusal.exit_code() == 2));
     }
 }

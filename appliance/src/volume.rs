@@ -163,6 +163,7 @@ fn answer(result: Result<Completed, CommandError>) -> Result<Done, BackendError>
         Ok(Completed::Miscompare { offset_bytes }) => Ok(Done::Miscompare { offset_bytes }),
         Err(CommandError::NotPrimary) => Err(BackendError::NotActive),
         Err(CommandError::Medium) => Err(BackendError::Medium),
+        Err(CommandError::Overloaded) => Err(BackendError::Overloaded),
         Err(CommandError::NoSpace) => Err(BackendError::NoSpace),
         Err(
             CommandError::OutOfRange

@@ -63,11 +63,14 @@ pub fn to_authority(event: &mirror::Event) -> Option<authority::Input> {
         }),
         Event::Drained { id } => Some(authority::Input::Drained { id: *id }),
         Event::CacheLost { .. }
+        | Event::Replayed { .. }
+        | Event::Thawed
         | Event::ResyncStarted { .. }
         | Event::ResyncProgress { .. }
         | Event::ResyncDone
         | Event::InSync { .. }
         | Event::VolumeReady { .. }
+        | Event::VolumeGrown { .. }
         | Event::VolumeGone { .. }
         | Event::Alarm(_) => None,
     }
@@ -123,6 +126,7 @@ fn data_state(data: &mirror::DataState) -> ha::DataState {
         attached: match &data.attached {
             mirror::Attached::Yes => ha::Attached::Yes,
             mirror::Attached::No(why) => ha::Attached::No(why.clone()),
+            mirror::Attached::Failed(why) => ha::Attached::Failed(why.clone()),
         },
         disk: data.disk.map(|disk| ha::DiskInstance(disk.0)),
         cache_lost: data.cache_lost,

@@ -9,7 +9,8 @@ use tokio::net::UdpSocket;
 use crate::api::types::Refusal;
 use crate::config::WitnessConfig;
 use crate::identity::{self, WITNESS};
-use crate::{preflight, runtime};
+use crate::membership::Pair;
+use crate::runtime;
 
 /// Runs until it is killed; its state is durable at every moment.
 ///
@@ -24,12 +25,17 @@ pub fn run(file: &Path) -> Result<(), Refusal> {
 
 async fn serve(config: &WitnessConfig) -> Result<(), String> {
     let mut keys = Vec::new();
-    for group in &config.groups {
-        keys.push((
-            GroupId(group.id.as_u128()),
-            preflight::group_key(&group.key_file)?,
-        ));
+    for pair in Pair::all_of_witness(&config.state)? {
+        keys.push((GroupId(pair.group.as_u128()), pair.key));
     }
+    if keys.is_empty() {
+        return Err(
+            "this witness belongs to no pair; run `twinsan pair create` on a box and `twinsan \
+             witness join` here"
+                .to_owned(),
+        );
+    }
+    let groups = keys.len();
     let store = Store::open(&config.state).map_err(|error| error.to_string())?;
     let mut records = Vec::new();
     for (group, _) in &keys {
@@ -54,11 +60,7 @@ async fn serve(config: &WitnessConfig) -> Result<(), String> {
             config.listen
         )
     })?;
-    tracing::info!(
-        "witness of {} group(s) on {}",
-        config.groups.len(),
-        config.listen
-    );
+    tracing::info!("witness of {groups} pair(s) on {}", config.listen);
     let witness = Witness::new(params, records, ha::shell::now());
     run_witness(
         WitnessSetup {

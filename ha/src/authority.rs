@@ -46,6 +46,8 @@ pub enum Unfit {
     },
     /// A volume is missing or damaged (H9b, H36).
     NotAttached(String),
+    /// The disk failed while it was in use (law D5).
+    DiskFailed(String),
     /// The copy is not the one that was in S (H9b).
     OtherDisk,
 }
@@ -83,6 +85,7 @@ impl fmt::Display for Unfit {
                     "this box's data is not complete: {reason}; bring it back first"
                 )
             }
+            Self::DiskFailed(reason) => f.write_str(reason),
             Self::OtherDisk => f.write_str(
                 "the disks in this box are not the ones that were in sync; put the right disks \
                  in, or let the other box copy to these",
@@ -113,6 +116,10 @@ pub fn eligible(read: &Config, standing: &Standing<'_>) -> Result<(), Unfit> {
             attached: Attached::No(reason),
             ..
         }) => Err(Unfit::NotAttached(reason.clone())),
+        Some(DataState {
+            attached: Attached::Failed(reason),
+            ..
+        }) => Err(Unfit::DiskFailed(reason.clone())),
         Some(data) if data.disk.is_none() || data.disk != read.disk_of(standing.me) => {
             Err(Unfit::OtherDisk)
         }
@@ -201,6 +208,39 @@ pub fn handover(
     }
     let mut next = successor(read, standing, Reason::Handover);
     next.primary = Some(to);
+    Ok(next)
+}
+
+/// Law R1, last part: the primary's own disk failed. It answers nothing any more, so what the peer
+/// in S has is everything that was acknowledged: the peer becomes primary and the only member in
+/// one commit. (Going on as a primary outside S, and handing over then, would be two.)
+///
+/// # Errors
+/// Refuses a box that is not primary any more, or a peer that is not in S.
+pub fn detach(
+    read: &Config,
+    to: (NodeId, Incarnation),
+    standing: &Standing<'_>,
+) -> Result<Config, Unfit> {
+    if read.primary == Some(to) {
+        return Ok(read.clone());
+    }
+    still_primary(read, standing)?;
+    if !read.in_sync.contains(to.0) {
+        return Err(Unfit::NotInSync {
+            epoch: read.epoch,
+            in_sync: read.in_sync,
+        });
+    }
+    let mut next = successor(read, standing, Reason::Detach);
+    next.primary = Some(to);
+    if !mutant!(DetachKeepsBoth) {
+        next.in_sync = Members::one(to.0);
+    }
+    for node in read.in_sync.without(to.0).iter() {
+        set(&mut next.resync_base_epoch, node, read.epoch);
+    }
+    next.resync_base_epoch.retain(|base| base.0 != to.0);
     Ok(next)
 }
 

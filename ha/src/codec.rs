@@ -255,7 +255,7 @@ impl Reader<'_> {
 }
 
 /// By code on the wire; the codes are the order of the enum.
-const REASONS: [Reason; 8] = [
+const REASONS: [Reason; 9] = [
     Reason::Genesis,
     Reason::Degrade,
     Reason::Promote,
@@ -264,6 +264,7 @@ const REASONS: [Reason; 8] = [
     Reason::HandoverCancelled,
     Reason::Admit,
     Reason::Remove,
+    Reason::Detach,
 ];
 
 #[cfg(test)]

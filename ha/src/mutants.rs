@@ -65,6 +65,10 @@ pub enum Mutant {
     ServeUnknown,
     /// Recordings of an older process count as live.
     NoReplayWindow,
+    /// A primary that lost its disk stays in S (R1).
+    DetachKeepsBoth,
+    /// A primary that lost its disk keeps its lease while it gives the role away (R5, R7).
+    DetachWithLease,
 }
 
 /// Every mutant by name.
@@ -95,6 +99,8 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("reply-before-persist", Mutant::ReplyBeforePersist),
     ("serve-unknown", Mutant::ServeUnknown),
     ("no-replay-window", Mutant::NoReplayWindow),
+    ("detach-keeps-both", Mutant::DetachKeepsBoth),
+    ("detach-with-lease", Mutant::DetachWithLease),
 ];
 
 /// Mutants that another rule makes up for; they change nothing that anybody can see.

@@ -420,6 +420,8 @@ pub enum Reason {
     Admit,
     /// A voter was removed (law R10).
     Remove,
+    /// Law R1: the primary lost its own disk and gave everything to its peer.
+    Detach,
 }
 
 /// The value of the register: who may acknowledge and who decides about it.
@@ -520,6 +522,9 @@ pub enum Attached {
     Yes,
     /// Something is missing, in words for an operator.
     No(String),
+    /// The disk failed while it was in use, in words for an operator: the engine answers nothing
+    /// any more, in whatever role (law D5).
+    Failed(String),
 }
 
 /// What the engine says about this box's copy of the group.

@@ -16,7 +16,8 @@ use sha2::Sha256;
 
 use crate::codec::{Malformed, Reader, Writer};
 use crate::types::{
-    Ballot, BootId, Config, Epoch, GroupId, Incarnation, LinkId, NodeId, Time, VoterInstance,
+    Ballot, BootId, Config, DiskInstance, Epoch, GroupId, Incarnation, LinkId, NodeId, Time,
+    VoterInstance,
 };
 
 /// No datagram is longer, so that none is ever fragmented.
@@ -110,6 +111,8 @@ pub struct Heartbeat {
     pub config_hash: u64,
     /// Whether the sender's copy of the data could serve.
     pub attached: bool,
+    /// Which copy that is.
+    pub disk: Option<DiskInstance>,
     /// The highest epoch the sender sealed (law R3).
     pub seal: Epoch,
     /// Highest `record_seq` the sender saw of other voters (H13).
@@ -515,6 +518,7 @@ fn put_heartbeat(out: &mut Writer, heartbeat: &Heartbeat) {
     for flag in flags {
         out.u8(u8::from(flag));
     }
+    out.option(heartbeat.disk.as_ref(), |out, disk| out.u128(disk.0));
     out.option(heartbeat.chosen.as_ref(), put_summary);
     out.u32(heartbeat.lease_ms);
     out.u32(heartbeat.software);
@@ -537,6 +541,7 @@ fn heartbeat(from: &mut Reader<'_>) -> Result<Heartbeat, Malformed> {
         blank,
         primary,
         attached,
+        disk: from.option(|from| Ok(DiskInstance(from.u128()?)))?,
         chosen: from.option(summary)?,
         lease_ms: from.u32()?,
         software: from.u32()?,

@@ -238,6 +238,9 @@ pub enum BackendError {
     /// A thin pool is full.
     #[error("no space left in the pool")]
     NoSpace,
+    /// Too many commands wait; the initiator is to try again.
+    #[error("too many commands wait")]
+    Overloaded,
     /// This box lost its role: no status is sent and the session is dropped (law R8).
     #[error("this box is not active")]
     NotActive,

@@ -14,6 +14,7 @@
 //! cargo feature of that name.
 
 pub mod engine;
+pub mod inspect;
 pub mod meta;
 pub mod mutants;
 pub mod types;

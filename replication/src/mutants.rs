@@ -50,8 +50,70 @@ pub enum Mutant {
     BadPageIsClean,
     /// Held writes complete before the new epoch is durable (R1).
     ResumeBeforePersist,
+    /// The loss of the peer is reported before what was acknowledged is stable (R1).
+    LoseUnflushed,
+    /// A seal is reported before what was acknowledged is stable (R2).
+    SealUnflushed,
     /// A readmission ends by words that were said before its loss was known (R6).
     StaleAnswer,
+    /// A peer that marks nothing itself is taken for equal: nothing is copied to it (D1).
+    ClearByDecision,
+    /// A write that is not mirrored does not send a block again that is on its way (D1).
+    KeepSentChunk,
+    /// A block is copied without its range lock (D1, R4).
+    CopyUnlocked,
+    /// Intents become cold without the flush of the peer (D2).
+    SettleLocally,
+    /// Regions written since the flush began become cold with it (D2).
+    CoolEarly,
+    /// Regions that were hot at the crash are not marked at the start (D2).
+    StartCold,
+    /// The secondary acknowledges a frame when it hands it to its disk (R4).
+    AckBeforeDisk,
+    /// The secondary answers a flush when it hands it to its disk (R4).
+    FlushBeforeDisk,
+    /// A forced write is mirrored as an ordinary one (R4).
+    DropFua,
+    /// A dial that failed is never tried again (R6).
+    StuckDial,
+    /// Zeroes of an application are acknowledged by the secondary and not written (R4).
+    SkipZeroes,
+    /// Zeroes of a copy are acknowledged by the secondary and not written (D1).
+    SkipZeroChunk,
+    /// A box whose power was lost does not say that its cache may be (D5).
+    SilentCacheLoss,
+    /// A secondary forgets over a power cut that it was one (D5, H12).
+    ForgetFollowing,
+    /// A flush that failed counts as done (D5).
+    IgnoreFlushError,
+    /// A mirrored write that failed is acknowledged (R4).
+    IgnoreApplyError,
+    /// A handover clears the intents without flushing (R7, D2).
+    HandoverUnflushed,
+    /// A frame may carry the number of another session (D4).
+    AnySession,
+    /// The primary says that it lives twice as often as it has to (D4).
+    PingOften,
+    /// A write that found no room on one box leaves the copies as they are (R4).
+    KeepHalfWrite,
+    /// Who is primary no more completes what waited for the peer (R8).
+    DemoteLate,
+    /// A frame for which the secondary had no room counts as applied (D4, R4).
+    CountRefused,
+    /// Kept writes that were acknowledged are not sent again to a restarted peer (D4, H27).
+    ReplayToAnybody,
+    /// Owed blocks are clean when the kept writes are on the device, not when stable (D1, D4).
+    PayEarly,
+    /// The proof of the key does not cover the channel (D4).
+    UnboundProof,
+    /// Blocks are compared by nothing but a short hash (D1, H33).
+    ShortHash,
+    /// Writes run on whatever a copy wins (R6).
+    EndlessCopy,
+    /// A page of the dirty map counts as durable before the index lists it (D2).
+    ForgetIndex,
+    /// What is new of a volume that grows is not made zero (D6).
+    GrowDirty,
 }
 
 /// Every mutant by name.
@@ -74,8 +136,43 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("trust-blank-peer", Mutant::TrustBlankPeer),
     ("bad-page-is-clean", Mutant::BadPageIsClean),
     ("resume-before-persist", Mutant::ResumeBeforePersist),
+    ("lose-unflushed", Mutant::LoseUnflushed),
+    ("seal-unflushed", Mutant::SealUnflushed),
     ("stale-answer", Mutant::StaleAnswer),
+    ("clear-by-decision", Mutant::ClearByDecision),
+    ("keep-sent-chunk", Mutant::KeepSentChunk),
+    ("copy-unlocked", Mutant::CopyUnlocked),
+    ("settle-locally", Mutant::SettleLocally),
+    ("cool-early", Mutant::CoolEarly),
+    ("start-cold", Mutant::StartCold),
+    ("ack-before-disk", Mutant::AckBeforeDisk),
+    ("flush-before-disk", Mutant::FlushBeforeDisk),
+    ("drop-fua", Mutant::DropFua),
+    ("stuck-dial", Mutant::StuckDial),
+    ("skip-zeroes", Mutant::SkipZeroes),
+    ("skip-zero-chunk", Mutant::SkipZeroChunk),
+    ("silent-cache-loss", Mutant::SilentCacheLoss),
+    ("forget-following", Mutant::ForgetFollowing),
+    ("ignore-flush-error", Mutant::IgnoreFlushError),
+    ("ignore-apply-error", Mutant::IgnoreApplyError),
+    ("handover-unflushed", Mutant::HandoverUnflushed),
+    ("any-session", Mutant::AnySession),
+    ("ping-often", Mutant::PingOften),
+    ("keep-half-write", Mutant::KeepHalfWrite),
+    ("demote-late", Mutant::DemoteLate),
+    ("count-refused", Mutant::CountRefused),
+    ("replay-to-anybody", Mutant::ReplayToAnybody),
+    ("pay-early", Mutant::PayEarly),
+    ("unbound-proof", Mutant::UnboundProof),
+    ("short-hash", Mutant::ShortHash),
+    ("endless-copy", Mutant::EndlessCopy),
+    ("forget-index", Mutant::ForgetIndex),
+    ("grow-dirty", Mutant::GrowDirty),
 ];
+
+/// Mutants that another rule makes up for; they change nothing that anybody can see. A session has
+/// an identity of its own already, and more pings than needed do no harm.
+pub const NEUTRAL: &[&str] = &["any-session", "ping-often"];
 
 /// The law that a failure names: one letter, digits and a colon at its start. A mutant counts as
 /// killed only by a failure that names one, and not by a panic of its own.

@@ -69,6 +69,14 @@ pub struct VolumeSpec {
     pub size_bytes: u64,
 }
 
+impl VolumeSpec {
+    /// Whether both are the same volume, perhaps before and after it grew.
+    #[must_use]
+    pub const fn is_same_volume(&self, other: &Self) -> bool {
+        self.number.0 == other.number.0 && self.uuid == other.uuid
+    }
+}
+
 /// A disk operation handed out by the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u64);

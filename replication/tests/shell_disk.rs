@@ -184,6 +184,37 @@ async fn against_model(mut disk: Asked, path: &Path, seed: u64) {
     );
 }
 
+/// More than the disk is given at a time waits, the longest entries too, and nothing is lost.
+#[tokio::test]
+async fn more_than_moves_at_a_time_is_written_and_read_back() {
+    const LARGE: usize = 12 << 20;
+    const SMALL: usize = 1 << 20;
+    let folder = Folder::new();
+    for (name, disk) in [("uring", uring()), ("threads", threads())] {
+        let mut disk = Asked::over(disk, &folder.file(name), (LARGE + 24 * SMALL) as u64);
+        let mut random = Rng(3);
+        let content = Bytes::from(random.bytes(LARGE + 24 * SMALL));
+        let parts: Vec<(usize, usize)> = std::iter::once((0, LARGE))
+            .chain((0..24).map(|part| (LARGE + part * SMALL, SMALL)))
+            .collect();
+        let write = |(from, len): &(usize, usize)| Io::Write {
+            offset_bytes: *from as u64,
+            data: content.slice(*from..from + len),
+            fua: Fua::No,
+        };
+        let results = disk.ask_all(parts.iter().map(write).collect()).await;
+        assert!(results.iter().all(|result| *result == Ok(IoDone::Ok)));
+        let read = |(from, len): &(usize, usize)| Io::Read {
+            offset_bytes: *from as u64,
+            len_bytes: *len,
+        };
+        let results = disk.ask_all(parts.iter().map(read).collect()).await;
+        for ((from, len), result) in parts.iter().zip(results) {
+            assert_eq!(result, Ok(IoDone::Data(content.slice(*from..from + len))));
+        }
+    }
+}
+
 #[tokio::test]
 async fn uring_equals_the_model() {
     for seed in 1..4 {

@@ -17,8 +17,8 @@ use replication::engine::{
 };
 use replication::meta;
 use replication::shell::{
-    DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Pool, VolatileDisk, boot_time,
-    open_disk, start,
+    DriverConfig, Handle, Identity, IoChoice, LeaseCell, LinkConfig, Path, Pool, Tls, VolatileDisk,
+    boot_time, open_disk, start,
 };
 use replication::types::{
     BootId, DiskInstance, Epoch, Fua, GroupId, Incarnation, Members, NodeId, VolumeNumber,
@@ -49,6 +49,7 @@ struct Setup {
     incarnation: u128,
     listener: TcpListener,
     peer: SocketAddr,
+    tls: Option<Tls>,
 }
 
 impl Node {
@@ -58,6 +59,7 @@ impl Node {
             incarnation,
             listener,
             peer,
+            tls,
         } = setup;
         let params = Params {
             group: GroupId(77),
@@ -80,9 +82,12 @@ impl Node {
             pool: pool.clone(),
             disk: Box::new(VolatileDisk::new(disk, u64::from(id))),
             link: LinkConfig {
-                listener: Some(listener),
-                peer: Some(peer),
-                from: None,
+                paths: vec![Path {
+                    listener,
+                    peer,
+                    from: None,
+                    tls,
+                }],
             },
             lease: lease.clone(),
         };
@@ -209,10 +214,17 @@ async fn first_box(node: &Node) {
 
 #[tokio::test]
 async fn two_boxes_mirror_lose_each_other_and_come_back() {
-    LocalSet::new().run_until(mirror()).await;
+    LocalSet::new().run_until(mirror(|_| None)).await;
 }
 
-async fn mirror() {
+#[tokio::test]
+async fn two_boxes_mirror_lose_each_other_and_come_back_encrypted() {
+    let certificates = Certificates::new();
+    let mirrored = mirror(move |id| Some(certificates.tls(id)));
+    LocalSet::new().run_until(mirrored).await;
+}
+
+async fn mirror(tls: impl Fn(u8) -> Option<Tls>) {
     let folder = Folder::new();
     let mut random = Rng(1);
     let (one, two) = two_listeners().await;
@@ -222,6 +234,7 @@ async fn mirror() {
         incarnation: 11,
         listener: one,
         peer: at_two,
+        tls: tls(1),
     };
     let a = Node::start(&folder, one);
     first_box(&a).await;
@@ -232,6 +245,7 @@ async fn mirror() {
         incarnation: 22,
         listener: two,
         peer: at_one,
+        tls: tls(2),
     };
     let b = Node::start(&folder, two);
     let peer_disk = join(&a, &b, 1).await;
@@ -262,6 +276,7 @@ async fn mirror() {
         incarnation: 23,
         listener: two,
         peer: at_one,
+        tls: tls(2),
     };
     let b = Node::start(&folder, two);
     a.events.borrow_mut().clear();
@@ -376,6 +391,7 @@ async fn chain() {
             incarnation: 11,
             listener: one,
             peer,
+            tls: None,
         },
     );
     first_box(&a).await;
@@ -427,6 +443,7 @@ async fn garbage() {
             incarnation: 11,
             listener: one,
             peer,
+            tls: None,
         },
     );
     for round in 0..5_u64 {
@@ -440,4 +457,201 @@ async fn garbage() {
     first_box(&a).await;
     a.write(0, vec![7; 4096]).await;
     a.handle.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_address_of_the_peer_is_let_in() {
+    LocalSet::new().run_until(strangers()).await;
+}
+
+async fn strangers() {
+    let folder = Folder::new();
+    let (one, _two) = two_listeners().await;
+    let port = one.local_addr().unwrap();
+    let setup = Setup {
+        id: 1,
+        incarnation: 11,
+        listener: one,
+        peer: "127.0.0.9:1".parse().unwrap(),
+        tls: None,
+    };
+    let a = Node::start(&folder, setup);
+    for round in 0..100 {
+        let mut stranger = TcpStream::connect(port).await.unwrap();
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(LIMIT, stranger.read_to_end(&mut rest));
+        let _end_or_reset = ended.await.expect("closed in time");
+        assert!(rest.is_empty(), "a stranger is told nothing");
+        let counters = a.handle.link_counters();
+        assert_eq!((counters.strangers, counters.accepted), (round + 1, 0));
+    }
+    a.handle.stop().await;
+}
+
+/// A certificate for each box, and one that nobody knows.
+struct Certificates([(Vec<u8>, Vec<u8>); 3]);
+
+const STRANGER: u8 = 3;
+
+impl Certificates {
+    fn new() -> Self {
+        Self([(); 3].map(|()| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            (certificate.der().to_vec(), key.serialize_der())
+        }))
+    }
+
+    fn identity(&self, id: u8) -> Identity {
+        let (certificate, key) = self.0[usize::from(id) - 1].clone();
+        Identity::new(certificate, key)
+    }
+
+    /// What a box has that was paired with the other one.
+    fn tls(&self, id: u8) -> Tls {
+        let peer = self.identity(3 - id).fingerprint();
+        Tls {
+            identity: self.identity(id),
+            peer: Box::new(move || Some(peer)),
+        }
+    }
+}
+
+/// A primary alone and who shall become its secondary, each with its own idea of encryption.
+async fn disagreeing(folder: &Folder, tls: [Option<Tls>; 2]) -> (Node, Node) {
+    let (one, two) = two_listeners().await;
+    let peers = [two.local_addr().unwrap(), one.local_addr().unwrap()];
+    let [first, second] = tls;
+    let setup = |id: u8, listener, tls| Setup {
+        id,
+        incarnation: u128::from(id) * 11,
+        listener,
+        peer: peers[usize::from(id) - 1],
+        tls,
+    };
+    let a = Node::start(folder, setup(1, one, first));
+    let b = Node::start(folder, setup(2, two, second));
+    b.handle.authority(Authority::Secondary { epoch: Epoch(1) });
+    first_box(&a).await;
+    (a, b)
+}
+
+fn alarm(event: &Event, words: &str) -> Option<()> {
+    let alarmed = matches!(event, Event::Alarm(text) if text.contains(words));
+    alarmed.then_some(())
+}
+
+/// What both say about it, and that the copy never began.
+async fn said(nodes: &(Node, Node), words: [&str; 2]) {
+    for (node, words) in [&nodes.0, &nodes.1].into_iter().zip(words) {
+        node.saw(words, |event| alarm(event, words)).await;
+    }
+    assert!(
+        nodes.1.handle.status().volumes.is_empty(),
+        "nothing was told"
+    );
+    nodes.0.handle.stop().await;
+    nodes.1.handle.stop().await;
+}
+
+#[tokio::test]
+async fn boxes_that_disagree_about_encryption_say_so_and_do_not_talk() {
+    let certificates = Certificates::new();
+    let test = async {
+        let folder = Folder::new();
+        let nodes = disagreeing(&folder, [Some(certificates.tls(1)), None]).await;
+        said(&nodes, ["other box does not encrypt", "other box encrypts"]).await;
+        let folder = Folder::new();
+        let nodes = disagreeing(&folder, [None, Some(certificates.tls(2))]).await;
+        said(&nodes, ["other box encrypts", "other box does not encrypt"]).await;
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_refused_by_either_side() {
+    let certificates = Certificates::new();
+    let stranger = |id: u8| Tls {
+        identity: certificates.identity(STRANGER),
+        ..certificates.tls(id)
+    };
+    let test = async {
+        let folder = Folder::new();
+        let nodes = disagreeing(&folder, [Some(certificates.tls(1)), Some(stranger(2))]).await;
+        said(
+            &nodes,
+            ["was not paired with", "does not know the certificate"],
+        )
+        .await;
+        let folder = Folder::new();
+        let nodes = disagreeing(&folder, [Some(stranger(1)), Some(certificates.tls(2))]).await;
+        said(
+            &nodes,
+            ["does not know the certificate", "was not paired with"],
+        )
+        .await;
+        let folder = Folder::new();
+        let unpaired = Tls {
+            peer: Box::new(|| None),
+            ..certificates.tls(1)
+        };
+        let nodes = disagreeing(&folder, [Some(unpaired), Some(certificates.tls(2))]).await;
+        let unpaired = |event: &Event| alarm(event, "not paired");
+        nodes.0.saw("a word about it", unpaired).await;
+        assert_eq!(nodes.1.handle.link_counters().dialled, 0);
+        nodes.0.handle.stop().await;
+        nodes.1.handle.stop().await;
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Connections that say nothing, say garbage, and begin a handshake that they do not end.
+#[tokio::test]
+async fn strangers_keep_few_places_and_the_peer_gets_through() {
+    let certificates = Certificates::new();
+    let test = async {
+        let folder = Folder::new();
+        let (one, two) = two_listeners().await;
+        let (at_one, at_two) = (one.local_addr().unwrap(), two.local_addr().unwrap());
+        let setup = |id: u8, listener, peer| Setup {
+            id,
+            incarnation: u128::from(id) * 11,
+            listener,
+            peer,
+            tls: Some(certificates.tls(id)),
+        };
+        let a = Node::start(&folder, setup(1, one, at_two));
+        let b = Node::start(&folder, setup(2, two, at_one));
+        first_box(&a).await;
+        let half = [22, 3, 1, 0, 90, 1, 0, 0, 86, 3, 3];
+        let mut strangers = Vec::new();
+        for round in 0..60_usize {
+            let mut stranger = TcpStream::connect(at_two).await.unwrap();
+            match round % 4 {
+                0 => {}
+                1 => stranger.write_all(&Rng(9).bytes(900)).await.unwrap(),
+                2 => stranger.write_all(&half).await.unwrap(),
+                _ => {
+                    stranger.write_all(&half).await.unwrap();
+                    stranger.shutdown().await.unwrap();
+                }
+            }
+            strangers.push(stranger);
+        }
+        join(&a, &b, 1).await;
+        a.write(0, vec![7; 4096]).await;
+        let counters = b.handle.link_counters();
+        assert_eq!(
+            counters.accepted, 1,
+            "only the peer became a session: {counters:?}"
+        );
+        assert!(
+            counters.refused >= 15 && counters.given_up > 0,
+            "{counters:?}"
+        );
+        a.handle.stop().await;
+        b.handle.stop().await;
+    };
+    LocalSet::new().run_until(test).await;
 }

@@ -115,3 +115,23 @@ fn what_a_crash_left_unfinished_is_removed() {
     assert_eq!(pool(&folder).list().unwrap(), []);
     assert!(!unfinished.exists());
 }
+
+#[tokio::test]
+async fn a_backing_grows_while_it_is_open_and_what_is_new_reads_zero() {
+    let folder = Folder::new();
+    let pool = pool(&folder);
+    let number = VolumeNumber(3);
+    let backing = pool.create_volume(number, 3 * MIB).await.unwrap();
+    std::fs::write(pool.path(number), vec![7; 3 << 20]).unwrap();
+    let grow = |bytes| pool.grow_volume(std::sync::Arc::clone(&backing), bytes);
+    assert_eq!(grow(5 * MIB).await.unwrap(), Zeroed::Proven);
+    assert_eq!(backing.size_bytes(), 5 * MIB);
+    let held = std::fs::read(pool.path(number)).unwrap();
+    assert!(held[..3 << 20].iter().all(|byte| *byte == 7));
+    assert!(held[3 << 20..].iter().all(|byte| *byte == 0));
+    grow(4 * MIB).await.unwrap();
+    assert_eq!(backing.size_bytes(), 5 * MIB, "it never becomes shorter");
+    let full = grow(u64::MAX / 2).await.unwrap_err();
+    assert!(matches!(full, PoolError::Full { .. }), "{full}");
+    assert_eq!(backing.size_bytes(), 5 * MIB);
+}

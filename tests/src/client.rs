@@ -10,11 +10,13 @@ use std::collections::BTreeMap;
 use replication::engine::{self, Command, CommandError, Completed};
 use replication::types::{CommandId, Fua, VolumeNumber, VolumeSpec};
 
+use crate::coverage::Fate;
 use crate::net::{BOXES, Host};
 use crate::node::Delivery;
 use crate::oracle::register::{Moment, WriteId};
 use crate::oracle::{Range, Stable};
 use crate::world::content::{self, BLOCK_LEN, SECTOR_LEN, SECTORS_PER_BLOCK, Value};
+use crate::world::ladder::Lane;
 use crate::world::outputs::Disks;
 use crate::world::{Event, MS, World};
 
@@ -73,6 +75,8 @@ pub enum Kind {
     Confirm,
     /// The operator makes a volume.
     Create(VolumeSpec),
+    /// The operator makes a volume larger.
+    Grow(VolumeSpec),
     /// The operator deletes a volume.
     Delete(VolumeNumber),
 }
@@ -113,7 +117,11 @@ impl World {
             self.counts.add("initiator gave up");
             self.disconnect(client);
         }
-        if !self.loaded {
+        let enough = self
+            .trim
+            .commands
+            .is_some_and(|most| self.next_command > most);
+        if !self.loaded || enough {
             return;
         }
         let Some((host, start)) = self.clients[client].connection else {
@@ -146,6 +154,8 @@ impl World {
             Kind::Flush(volume)
         } else if draw < flushes + 10 {
             Kind::Confirm
+        } else if draw < flushes + 20 && self.options.wide {
+            self.draw_zeroes(volume)
         } else {
             let range = self.draw_range(volume);
             if self.rng.chance(writes) {
@@ -191,6 +201,26 @@ impl World {
             volume,
             first,
             sectors,
+        }
+    }
+
+    /// Zeroes over more than a region, if the volume has as much.
+    fn draw_zeroes(&mut self, volume: u32) -> Kind {
+        let first = self.draw_range(volume).first;
+        let region = replication::meta::REGION_BYTES / SECTOR_LEN as u64;
+        let most = self.data.sectors(volume) - first;
+        let sectors = self.rng.between(region / 2, region * 3 / 2).min(most);
+        let range = Range {
+            volume,
+            first,
+            sectors,
+        };
+        Kind::Write {
+            range,
+            value: Value::ZERO,
+            stable: Stable::No,
+            expected: None,
+            id: None,
         }
     }
 
@@ -240,6 +270,11 @@ impl World {
             Kind::Create(spec) => engine::Input::CreateVolume {
                 id: CommandId(id),
                 spec: *spec,
+            },
+            Kind::Grow(spec) => engine::Input::GrowVolume {
+                id: CommandId(id),
+                number: spec.number,
+                size_bytes: spec.size_bytes,
             },
             Kind::Delete(number) => engine::Input::DeleteVolume {
                 id: CommandId(id),
@@ -295,8 +330,10 @@ impl World {
             );
         }
         let kind = &issued.kind;
-        self.trace
-            .note(self.now, || format!("{host}: command {} {kind:?}", id.0));
+        let lanes = (Lane::Initiator, Lane::of(host));
+        self.trace.message(self.now, lanes, Fate::Delivered, || {
+            format!("command {} {kind:?}", id.0)
+        });
         self.feed_engine(host, engine::Input::Command { id, command });
     }
 
@@ -314,12 +351,13 @@ impl World {
             );
             return self.judge(Err(breach));
         };
-        self.trace.note(self.now, || {
+        let lanes = (Lane::of(host), Lane::Initiator);
+        self.trace.message(self.now, lanes, Fate::Delivered, || {
             let result = match &result {
                 Ok(Completed::Data(_)) => "data".to_owned(),
                 other => format!("{other:?}"),
             };
-            format!("{host}: command {} {:?} -> {result}", id.0, issued.kind)
+            format!("command {} {:?} -> {result}", id.0, issued.kind)
         });
         if let Some(client) = issued.client {
             self.clients[client].waiting.remove(&id.0);
@@ -371,6 +409,7 @@ impl World {
                 data.flush_acked(*volume, began, &members, media)
             }
             (Kind::Create(spec), Completed::Ok) => return self.volume_made(host, *spec),
+            (Kind::Grow(spec), Completed::Ok) => return self.volume_grown(*spec),
             (
                 Kind::Write {
                     expected: Some(_), ..
@@ -391,6 +430,18 @@ impl World {
         self.learn_volume(host, number, sectors, now);
         self.volumes.insert(number, Volume { places, stride });
         self.counts.add("volume made");
+    }
+
+    /// Initiators use a volume to its new end.
+    fn volume_grown(&mut self, spec: VolumeSpec) {
+        let number = spec.number.0;
+        let sectors = spec.size_bytes / SECTOR_LEN as u64;
+        self.data.volume_grown(number, sectors);
+        if let Some(volume) = self.volumes.get_mut(&number) {
+            let places = sectors / SECTORS_PER_BLOCK / volume.stride;
+            volume.places = volume.places.max(places);
+            self.counts.add("volume grown");
+        }
     }
 
     /// The oracle starts a history of the system volume when it is first served.
@@ -433,6 +484,24 @@ impl World {
         self.issue(None, (host, start), Kind::Create(spec));
     }
 
+    /// The operator asks the serving box to make a volume larger.
+    pub(crate) fn grow_volume(&mut self) {
+        let user = self.user_volumes();
+        let Some(host) = self.serving().filter(|_| !user.is_empty()) else {
+            return;
+        };
+        let number = *self.rng.pick(&user);
+        let start = self.machine(host).process().start;
+        let Volume { places, stride } = self.volumes[&number];
+        let places = places + self.rng.between(1, places.max(2));
+        let spec = VolumeSpec {
+            number: VolumeNumber(number),
+            uuid: 0,
+            size_bytes: places * stride * BLOCK_LEN as u64,
+        };
+        self.issue(None, (host, start), Kind::Grow(spec));
+    }
+
     /// The operator asks the serving box to delete a volume, if there are two at least. Nobody uses
     /// it any more, whatever the answer.
     pub(crate) fn delete_volume(&mut self) {
@@ -469,7 +538,7 @@ impl World {
         }
     }
 
-    fn disconnect(&mut self, client: usize) {
+    pub(crate) fn disconnect(&mut self, client: usize) {
         self.clients[client].connection = None;
         let lost = std::mem::take(&mut self.clients[client].waiting);
         for id in lost.keys() {
@@ -543,8 +612,8 @@ fn command_of(kind: &Kind) -> Command {
             volume: VolumeNumber(*volume),
         },
         Kind::Confirm => Command::Confirm,
-        Kind::Create(_) | Kind::Delete(_) => {
-            unreachable!("volumes are not made and deleted by a command of an initiator")
+        Kind::Create(_) | Kind::Grow(_) | Kind::Delete(_) => {
+            unreachable!("volumes are not made, grown and deleted by a command of an initiator")
         }
     }
 }
@@ -564,6 +633,7 @@ fn name_of(error: &CommandError) -> &'static str {
         CommandError::Medium => "medium error",
         CommandError::Io => "i/o error",
         CommandError::NoSpace => "no space",
+        CommandError::Overloaded => "overloaded",
         CommandError::UnknownVolume => "unknown volume",
         CommandError::Refused(_) => "refused",
     }

@@ -11,12 +11,16 @@
 //! - The death of the process loses nothing in the cache. Queued writes either still land or are
 //!   dropped; the kernel says when the last of them is settled (law D3).
 //! - A failed command changes nothing, or what it should have changed, or a part.
+//! - A block becomes unreadable, until it is written as a whole.
+//! - A full disk takes writes to blocks that exist and zeroes; of others, what comes before the
+//!   first block that does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use replication::engine::{DiskError, Io, IoDone};
-use replication::types::Fua;
+use replication::meta::TAIL_BYTES;
+use replication::types::{Fua, Zeroed};
 
 use crate::rng::Rng;
 use crate::world::content::{BLOCK_LEN, SECTOR_LEN, zeros};
@@ -70,6 +74,9 @@ pub struct Disk {
     next_ticket: u64,
     completions: u64,
     written: bool,
+    unreadable: BTreeSet<u64>,
+    /// No block can be added from this one on.
+    full_from: Option<u64>,
 }
 
 impl Disk {
@@ -89,12 +96,33 @@ impl Disk {
             next_ticket: 0,
             completions: 0,
             written: false,
+            unreadable: BTreeSet::new(),
+            full_from: None,
         }
     }
 
     /// Size of the backing.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// Makes it at least that long; its size.
+    pub fn grow(&mut self, size_bytes: u64) -> u64 {
+        self.size_bytes = self.size_bytes.max(size_bytes);
+        self.size_bytes
+    }
+
+    /// The first block of the superblocks at its end.
+    pub fn tail_block(&self) -> u64 {
+        (self.size_bytes - TAIL_BYTES) / BLOCK_LEN as u64
+    }
+
+    /// What is known of what was added by [`Disk::grow`].
+    pub fn is_new_end_zero(&self) -> Zeroed {
+        match self.fill {
+            Fill::Zeros => Zeroed::Proven,
+            Fill::Leftovers(_) => Zeroed::Unknown,
+        }
     }
 
     /// True if every byte of it is proven to read zero: a fresh sparse file, never written.
@@ -108,7 +136,7 @@ impl Disk {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let writes = matches!(io, Io::Write { .. } | Io::WriteZeroes { .. });
-        let early = writes && rng.chance(500);
+        let early = writes && rng.chance(500) && self.full_from.is_none();
         let op = Op {
             io,
             applied: false,
@@ -161,6 +189,12 @@ impl Disk {
         if rng.chance(300) {
             self.apply(ticket);
         }
+        self.give_up(ticket);
+        DiskError::Io
+    }
+
+    /// A failed command is over, with what it did.
+    fn give_up(&mut self, ticket: Ticket) {
         self.ops.remove(&ticket);
         self.completions += 1;
         let now = self.completions;
@@ -177,7 +211,83 @@ impl Disk {
                 version.completed = Some(now);
             }
         }
-        DiskError::Io
+    }
+
+    /// From now on no block can be added from `first` on, or any again.
+    pub fn fill_up(&mut self, first: Option<u64>) {
+        self.full_from = first;
+    }
+
+    /// A block of the data area, of those that were written, cannot be read any more.
+    pub fn spoil(&mut self, first: u64, rng: &mut Rng) {
+        let end = self.tail_block().max(first);
+        let written: Vec<u64> = self
+            .blocks
+            .range(first..end)
+            .map(|(block, _)| *block)
+            .collect();
+        if !written.is_empty() {
+            self.unreadable.insert(*rng.pick(&written));
+        }
+    }
+
+    /// Every block can be read again.
+    pub fn heal(&mut self) {
+        self.unreadable.clear();
+    }
+
+    /// Why a command cannot succeed, if it cannot.
+    pub fn obstacle(&self, ticket: Ticket) -> Option<DiskError> {
+        let op = self.ops.get(&ticket)?;
+        match &op.io {
+            Io::Read {
+                offset_bytes,
+                len_bytes,
+            } => {
+                let blocks = pieces(*offset_bytes, *len_bytes as u64);
+                let bad = |(block, _, _)| self.unreadable.contains(&block);
+                blocks.into_iter().any(bad).then_some(DiskError::Medium)
+            }
+            Io::Write { .. } if !op.applied => self.first_missing(op).map(|_| DiskError::NoSpace),
+            Io::Write { .. } | Io::WriteZeroes { .. } | Io::Flush => None,
+        }
+    }
+
+    /// Finishes a command that has an obstacle: of a write for which there is no room, the part
+    /// that fits has happened.
+    pub fn stop(&mut self, ticket: Ticket, rng: &mut Rng) -> DiskError {
+        let why = self.obstacle(ticket).expect("the caller looked");
+        let op = self.ops.get(&ticket).expect("it has an obstacle");
+        let (missing, bytes) = (self.first_missing(op), BLOCK_LEN as u64);
+        let op = self.ops.get_mut(&ticket).expect("looked at above");
+        if let (
+            Io::Write {
+                offset_bytes, data, ..
+            },
+            Some(missing),
+        ) = (&mut op.io, missing)
+        {
+            let fits = (missing * bytes).saturating_sub(*offset_bytes);
+            data.truncate(to_len(fits));
+            if !data.is_empty() && rng.chance(700) {
+                self.apply(ticket);
+            }
+        }
+        self.give_up(ticket);
+        why
+    }
+
+    /// The first block of a write that has no place.
+    fn first_missing(&self, op: &Op) -> Option<u64> {
+        let first = self.full_from?;
+        let Io::Write {
+            offset_bytes, data, ..
+        } = &op.io
+        else {
+            return None;
+        };
+        let mut blocks = pieces(*offset_bytes, data.len() as u64).map(|(block, _, _)| block);
+        blocks.find(|block| *block >= first && !self.blocks.contains_key(block))
     }
 
     /// Drops a queued command of a dead process.
@@ -197,6 +307,21 @@ impl Disk {
     /// Commands that are not finished.
     pub fn in_flight(&self) -> Vec<Ticket> {
         self.ops.keys().copied().collect()
+    }
+
+    /// No command is unfinished.
+    pub fn is_idle(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Where the unfinished writes begin.
+    pub fn writes_in_flight(&self) -> impl Iterator<Item = u64> + '_ {
+        self.ops.values().filter_map(|op| match &op.io {
+            Io::Write { offset_bytes, .. } | Io::WriteZeroes { offset_bytes, .. } => {
+                Some(*offset_bytes)
+            }
+            Io::Read { .. } | Io::Flush => None,
+        })
     }
 
     /// Unfinished writes that reach beyond `offset_bytes`, which is where the data area starts.
@@ -345,6 +470,7 @@ impl Disk {
                 None => zeros(within.len()),
             };
             let data = if within.len() == BLOCK_LEN {
+                self.unreadable.remove(&number);
                 piece
             } else {
                 let mut merged = BytesMut::from(&self.visible(number)[..]);

@@ -6,13 +6,18 @@
 //! - Processes: killed (the kernel and its page cache live on), killed and back within 300 ms,
 //!   stopped for 1 ms to 10 s and resumed with everything queued for them.
 //! - Machines: suspended (the monotonic clock stands still, the boot clock goes on), without power
-//!   alone or together; the witness too. A machine comes back with its durable state.
-//! - Disks: slow, hanging for seconds, failing single reads, writes or flushes.
-//! - Network: loss, delay, duplication, reordering and damage of datagrams; damage of frames; each
-//!   wire cut in one direction or both; the data session broken at any byte or silent.
+//!   alone or together, at any moment or in the middle of a metadata write; the witness too. A
+//!   machine comes back with its durable state.
+//! - Disks: slow, hanging for seconds, also for longer than a disk may take, failing single
+//!   reads, writes or flushes; blocks that cannot be read; pools without room; replaced by blank
+//!   ones while the other box has everything. The witness replaced by a blank one.
+//! - Network: loss, delay, duplication, reordering, damage and truncation of datagrams; damage of
+//!   frames; each wire cut in one direction or both, for long or flapping; the data session broken
+//!   at any byte, silent, or over for one side only.
 //! - Clocks: wrong by up to 0.05 % each, so that two differ by up to 0.1 %, with any offset.
 //! - Operators: switchover at any moment, volumes made and deleted at any moment.
-//! - Initiators: overlapping writes in flight, connections dropped and commands sent again.
+//! - Initiators: overlapping writes in flight, zeroes over several regions at once, connections
+//!   dropped by either side and commands sent again.
 //!
 //! Each seed switches a random subset on (a swarm), so that rare combinations have room to happen.
 
@@ -52,6 +57,18 @@ pub enum Fault {
     Isolate,
     /// The data session is broken.
     SessionBreak,
+    /// A link is cut and healed many times.
+    Flap,
+    /// One end of the data session ends, and the other does not hear of it.
+    HalfOpen,
+    /// A box loses power in the middle of its next metadata write.
+    PowerLossMetadata,
+    /// The disks of a box are replaced by blank ones.
+    DisksReplaced,
+    /// The witness loses its store and is replaced.
+    WitnessReplaced,
+    /// A host drops its connection with commands in flight.
+    HostDrop,
     /// Heavy loss for a while.
     Storm,
     /// A disk answers late.
@@ -60,17 +77,23 @@ pub enum Fault {
     DiskHang,
     /// Commands of a disk fail for a while.
     DiskErrors,
+    /// Blocks of a disk cannot be read until they are written.
+    DiskMedium,
+    /// A pool has no room for a while.
+    DiskFull,
     /// The operator asks for a switchover.
     Switchover,
     /// The operator makes a volume.
     VolumeCreate,
+    /// The operator makes a volume larger.
+    VolumeGrow,
     /// The operator deletes a volume.
     VolumeDelete,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 29] = [
         Self::Kill,
         Self::KillShort,
         Self::PowerLoss,
@@ -84,20 +107,33 @@ impl Fault {
         Self::CutOneWay,
         Self::Isolate,
         Self::SessionBreak,
+        Self::Flap,
+        Self::HalfOpen,
+        Self::PowerLossMetadata,
+        Self::DisksReplaced,
+        Self::WitnessReplaced,
+        Self::HostDrop,
         Self::Storm,
         Self::DiskSlow,
         Self::DiskHang,
         Self::DiskErrors,
+        Self::DiskMedium,
+        Self::DiskFull,
         Self::Switchover,
         Self::VolumeCreate,
+        Self::VolumeGrow,
         Self::VolumeDelete,
     ];
 
-    /// Operator requests are not faults in the count of a history.
+    /// What operators ask for and hosts do are not faults in the count of a history.
     pub fn is_request(self) -> bool {
         matches!(
             self,
-            Self::Switchover | Self::VolumeCreate | Self::VolumeDelete
+            Self::Switchover
+                | Self::VolumeCreate
+                | Self::VolumeGrow
+                | Self::VolumeDelete
+                | Self::HostDrop
         )
     }
 }
@@ -118,12 +154,21 @@ impl fmt::Display for Fault {
             Self::CutOneWay => "cut-one-way",
             Self::Isolate => "isolate",
             Self::SessionBreak => "session-break",
+            Self::Flap => "flap",
+            Self::HalfOpen => "half-open",
+            Self::PowerLossMetadata => "power-loss-metadata",
+            Self::DisksReplaced => "disks-replaced",
+            Self::WitnessReplaced => "witness-replaced",
+            Self::HostDrop => "host-drop",
             Self::Storm => "storm",
             Self::DiskSlow => "disk-slow",
             Self::DiskHang => "disk-hang",
             Self::DiskErrors => "disk-errors",
+            Self::DiskMedium => "disk-medium",
+            Self::DiskFull => "disk-full",
             Self::Switchover => "switchover",
             Self::VolumeCreate => "volume-create",
+            Self::VolumeGrow => "volume-grow",
             Self::VolumeDelete => "volume-delete",
         })
     }
@@ -166,6 +211,8 @@ pub struct Options {
     pub command_blocks: u64,
     /// Writes that start or end inside a block, per mille.
     pub unaligned: u64,
+    /// Some writes are zeroes over more than a region.
+    pub wide: bool,
     /// The two cores of a box run on threads of their own, as in the daemon, and hear each other
     /// late; otherwise at once.
     pub threads: bool,
@@ -204,6 +251,7 @@ impl Options {
             flushes: rng.between(20, 200),
             command_blocks: *rng.pick(&[1, 4, 8]),
             unaligned: *rng.pick(&[0, 0, 100]),
+            wide: rng.chance(150),
             threads: rng.chance(500),
             tiny_limits: rng.chance(500),
         }
@@ -237,6 +285,7 @@ impl Options {
             flushes: 50,
             command_blocks: 4,
             unaligned: 0,
+            wide: false,
             threads: true,
             tiny_limits: false,
         }
@@ -247,11 +296,14 @@ impl Options {
         if self.tiny_limits {
             Limits {
                 inflight_commands: 4,
+                queued_commands: 64,
                 inflight_bytes: 32 << 10,
                 resync_window_bytes: 128 << 10,
                 mirror_window_bytes: 32 << 10,
+                retain_bytes: 96 << 10,
                 hot_regions: 2,
                 settle_ms: 50,
+                ..Limits::default()
             }
         } else {
             Limits::default()

@@ -6,6 +6,7 @@
 pub mod ci;
 pub mod client;
 pub mod conformance;
+pub mod coverage;
 pub mod dialogue;
 pub mod disk;
 pub mod faults;
@@ -19,4 +20,5 @@ pub mod rng;
 pub mod script;
 pub mod swarm;
 pub mod tidy;
+pub mod trim;
 pub mod world;

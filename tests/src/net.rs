@@ -13,6 +13,7 @@ use std::fmt;
 use bytes::Bytes;
 use replication::wire::HEADER_LEN;
 
+use crate::coverage::{Fate, Traffic};
 use crate::rng::Rng;
 
 /// A machine: two boxes and the witness.
@@ -145,6 +146,8 @@ pub struct Net {
     sessions: BTreeMap<u64, Session>,
     next_session: u64,
     steps: Vec<(u64, Step)>,
+    /// What became of all messages.
+    pub traffic: Traffic,
     rng: Rng,
 }
 
@@ -158,6 +161,7 @@ impl Net {
             sessions: BTreeMap::new(),
             next_session: 1,
             steps: Vec::new(),
+            traffic: Traffic::default(),
             rng,
         }
     }
@@ -295,6 +299,17 @@ impl Net {
         broken.len()
     }
 
+    /// Ends one side of each session: the other hears of it when it sends something.
+    pub fn half_open(&mut self, now: u64) {
+        let open = |session: &&Session| session.open == [true; 2];
+        let sessions = self.sessions.iter().filter(|(_, s)| open(s));
+        for id in sessions.map(|(id, _)| *id).collect::<Vec<u64>>() {
+            let direction = usize::from(self.rng.chance(500));
+            self.truncate(id, direction);
+            self.push(now, id, direction, Item::End);
+        }
+    }
+
     /// A process is gone: killed (the kernel closes for it) or without power (silence).
     pub fn process_gone(&mut self, now: u64, party: Party, power: bool) {
         let ends: Vec<(u64, usize)> = (self.sessions.iter())
@@ -337,14 +352,17 @@ impl Net {
         }
         if !session.open[1 - direction] {
             let answer = matches!(item, Item::Frame { .. }) && session.open[direction];
+            lost(&mut self.traffic, [&item]);
             if answer && up[to.host.index()] {
                 self.push(now, id, 1 - direction, Item::End);
             }
             return None;
         }
-        if matches!(item, Item::End) {
-            session.open[1 - direction] = false;
+        match &item {
+            Item::End => session.open[1 - direction] = false,
+            Item::Frame { header, .. } => self.traffic.frame(header, Fate::Delivered),
         }
+        let session = &self.sessions[&id];
         if session.open == [false; 2] {
             self.sessions.remove(&id);
         }
@@ -380,7 +398,12 @@ impl Net {
     fn truncate(&mut self, id: u64, direction: usize) {
         let len = self.session(id).lanes[direction].queue.len() as u64;
         let keep = usize::try_from(self.rng.below(len + 1)).expect("a queue length");
-        let lane = &mut self.session(id).lanes[direction];
+        let Self {
+            sessions, traffic, ..
+        } = self;
+        let session = sessions.get_mut(&id).expect("it was just looked up");
+        let lane = &mut session.lanes[direction];
+        lost(traffic, lane.queue.range(keep..));
         lane.queue.truncate(keep);
         let len_bytes = |item: &Item| match item {
             Item::Frame { payload, .. } => HEADER_LEN as u64 + payload.len() as u64,
@@ -421,6 +444,15 @@ impl Net {
         self.sessions
             .get_mut(&id)
             .expect("a session that was just looked up")
+    }
+}
+
+/// Counts what nobody will receive.
+fn lost<'a>(traffic: &mut Traffic, items: impl IntoIterator<Item = &'a Item>) {
+    for item in items {
+        if let Item::Frame { header, .. } = item {
+            traffic.frame(header, Fate::Lost);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use ha::{Now, Resource};
 use replication::engine::{self, Engine};
 use replication::types::OpId;
 
+use crate::coverage::Area;
 use crate::disk::{Disk, Fill, Ticket};
 use crate::faults::Options;
 use crate::net::{Host, SAN1, WITNESS};
@@ -86,6 +87,18 @@ pub struct Mood {
     pub hangs_until: u64,
     /// Commands that fail, per mille.
     pub errors: u64,
+    /// There is no room for more data.
+    pub full: Fullness,
+}
+
+/// Whether a pool has room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fullness {
+    /// It has.
+    #[default]
+    Room,
+    /// It has none; the system volume has all that it needs.
+    Full,
 }
 
 /// A volume's backing on one box.
@@ -141,6 +154,8 @@ pub struct Machine {
     pub wants_boot: bool,
     /// Format the group at the next start.
     pub format: bool,
+    /// The power goes in the middle of the next write there.
+    pub trap: Option<Area>,
     /// The process, if one runs.
     pub process: Option<Process>,
 }
@@ -175,6 +190,7 @@ impl Machine {
             starts: 0,
             wants_boot: false,
             format: host == SAN1,
+            trap: None,
             process: None,
         }
     }
@@ -195,9 +211,14 @@ impl Machine {
 
     /// No command of an earlier process is at a disk.
     pub fn is_quiet(&self) -> bool {
-        self.backings
-            .values()
-            .all(|backing| backing.disk.in_flight().is_empty())
+        self.backings.values().all(|backing| backing.disk.is_idle())
+    }
+
+    /// The process has some right to answer, of whatever duration.
+    pub fn claims(&self) -> bool {
+        let claims =
+            |process: &Process| process.primary_of.is_some() && process.lease != ha::Lease::None;
+        self.process.as_ref().is_some_and(claims)
     }
 
     /// Until when the process may answer, in true time.

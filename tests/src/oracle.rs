@@ -125,7 +125,8 @@ pub struct Data {
 }
 
 impl Data {
-    /// A volume appeared with this content of its data area; blocks not named are zero.
+    /// A volume appeared with this content of its data area; blocks not named are zero, and so is
+    /// what it grows by, whatever the backing has there.
     pub fn volume_ready(
         &mut self,
         number: u32,
@@ -139,6 +140,8 @@ impl Data {
             sectors,
         };
         let origin_write = (self.settled(range, now), now);
+        let inside = |block: &u64| block * SECTORS_PER_BLOCK < sectors;
+        let origin = origin.into_iter().filter(|(block, _)| inside(block));
         let registers = BTreeMap::new();
         let flushed = self
             .volumes
@@ -147,12 +150,19 @@ impl Data {
         let volume = Volume {
             number,
             sectors,
-            origin,
+            origin: origin.collect(),
             origin_write,
             registers,
             flushed,
         };
         self.volumes.insert(number, volume);
+    }
+
+    /// A volume has more sectors; what is new reads zero (law D6).
+    pub fn volume_grown(&mut self, number: u32, sectors: u64) {
+        if let Some(volume) = self.volumes.get_mut(&number) {
+            volume.sectors = volume.sectors.max(sectors);
+        }
     }
 
     /// A box accepted a write.
@@ -202,7 +212,7 @@ impl Data {
         };
         for member in members {
             if media.power_lost(*member) < start {
-                self.on_device(range, start, (*member, depth), media)?;
+                self.on_device(range, |_| start, (*member, depth), media)?;
             }
         }
         Ok(())
@@ -264,16 +274,14 @@ impl Data {
                 if first >= sectors {
                     continue;
                 }
-                for sector in first..first + SECTORS_PER_BLOCK {
-                    let range = Range {
-                        volume,
-                        first: sector,
-                        sectors: 1,
-                    };
-                    let latest = self.latest_start_acked_before(volume, sector, start);
-                    let copy = (*member, Depth::Stable);
-                    self.on_device(range, latest, copy, media)?;
-                }
+                let range = Range {
+                    volume,
+                    first,
+                    sectors: SECTORS_PER_BLOCK,
+                };
+                let copy = (*member, Depth::Stable);
+                let latest = |sector| self.latest_start_acked_before(volume, sector, start);
+                self.on_device(range, latest, copy, media)?;
             }
         }
         Ok(())
@@ -400,11 +408,11 @@ impl Data {
     }
 
     /// Each sector of the range on `member` holds something that may follow a write that began at
-    /// `start`.
+    /// the moment that `start` names for it.
     fn on_device(
         &self,
         range: Range,
-        start: Moment,
+        start: impl Fn(u64) -> Moment,
         (member, depth): (Host, Depth),
         media: &dyn Media,
     ) -> Result<(), Breach> {
@@ -421,7 +429,7 @@ impl Data {
             let from = block * SECTORS_PER_BLOCK;
             for (sector, value) in (from..).zip(content::values(volume, from, &bytes)) {
                 let inside = (range.first..last).contains(&sector);
-                if inside && !self.may_follow(volume, sector, value, start) {
+                if inside && !self.may_follow(volume, sector, value, start(sector)) {
                     let place = place(volume, sector);
                     return Err(format!(
                         "D2: {place}: acknowledged, but {member} holds {value} ({depth:?})"

@@ -22,8 +22,6 @@ const SAFETY: i32 = 3;
 
 const GOOD: &str = r#"node = "san1"
 peer = "san2"
-group = "6f0c6cf0-6a3c-4a5b-8f3c-0a5f2f6f4c11"
-key_file = "group.key"
 state = "state"
 api = "api.sock"
 
@@ -59,8 +57,7 @@ impl Node {
         fs::create_dir(&node.folder).expect("a new folder");
         fs::create_dir(node.folder.join("pool")).expect("a new folder");
         node.write("node.toml", GOOD);
-        secret(&node.folder.join("group.key"), &"5a".repeat(32));
-        node.give_away();
+        node.give_away(&[".", "pool", "node.toml"]);
         node
     }
 
@@ -73,13 +70,24 @@ impl Node {
         self.write("node.toml", &GOOD.replacen(from, to, 1));
     }
 
+    /// What pairing leaves: a member of a pair that nobody else is in.
+    fn pair(&self) {
+        let text = format!(
+            "{{\"group\":\"6f0c6cf0-6a3c-4a5b-8f3c-0a5f2f6f4c11\",\"key\":\"{}\",\
+             \"certificate\":\"\",\"certificate_key\":\"\",\"peer\":null}}",
+            "5a".repeat(32)
+        );
+        fs::create_dir_all(self.folder.join("state")).expect("a new folder");
+        secret(&self.folder.join("state/pair.json"), &text);
+        self.give_away(&["state", "state/pair.json"]);
+    }
+
     /// Root prepares, a plain user runs.
-    fn give_away(&self) {
+    fn give_away(&self, names: &[&str]) {
         let owner = fs::metadata(self.folder.join("..")).expect("the home folder");
         use std::os::unix::fs::MetadataExt as _;
         let (user, group) = (owner.uid(), owner.gid());
-        let all = [".", "pool", "node.toml", "group.key"].map(|name| self.folder.join(name));
-        for path in all {
+        for path in names.iter().map(|name| self.folder.join(name)) {
             std::os::unix::fs::chown(path, Some(user), Some(group)).expect("its owner or root may");
         }
     }
@@ -127,28 +135,28 @@ const TEXTS: &[Case] = &[
         spoil: |node| node.edit("address = \"127.0.0.11\"", "adress = \"127.0.0.11\""),
         run: &["run"],
         code: USAGE,
-        words: &["node.toml:10:", "`adress`", "`address`"],
+        words: &["node.toml:8:", "`adress`", "`address`"],
     },
     Case {
         name: "unknown table",
         spoil: |node| node.edit("[pool]", "[pol]"),
         run: &["run"],
         code: USAGE,
-        words: &["node.toml:23:", "`pol`", "`pool`"],
+        words: &["node.toml:21:", "`pol`", "`pool`"],
     },
     Case {
         name: "wrong type",
         spoil: |node| node.edit("[pool]", "[ports]\niscsi = \"many\"\n[pool]"),
         run: &["run"],
         code: USAGE,
-        words: &["node.toml:24:", "expected u16"],
+        words: &["node.toml:22:", "expected u16"],
     },
     Case {
         name: "no address",
         spoil: |node| node.edit("\"127.0.0.13\"", "\"witness.example\""),
         run: &["run"],
         code: USAGE,
-        words: &["node.toml:21:", "IP address"],
+        words: &["node.toml:19:", "IP address"],
     },
     Case {
         name: "two nodes with one name",
@@ -191,34 +199,29 @@ const PLACES: &[Case] = &[
     },
     Case {
         name: "a file as pool",
-        spoil: |node| node.edit("path = \"pool\"", "path = \"group.key\""),
+        spoil: |node| node.edit("path = \"pool\"", "path = \"node.toml\""),
         run: &["init"],
         code: FAILED,
-        words: &["group.key", "not a folder"],
+        words: &["node.toml", "not a folder"],
     },
     Case {
-        name: "no key",
-        spoil: |node| fs::remove_file(node.folder.join("group.key")).expect("it was there"),
+        name: "no pair",
+        spoil: |_| {},
         run: &["run"],
         code: FAILED,
-        words: &["group key", "chmod 600"],
+        words: &["belongs to no pair", "twinsan init", "pair join"],
     },
     Case {
-        name: "key for everybody",
+        name: "keys for everybody",
         spoil: |node| {
+            node.pair();
             let open = fs::Permissions::from_mode(0o644);
-            fs::set_permissions(node.folder.join("group.key"), open).expect("its owner or root");
+            let file = node.folder.join("state/pair.json");
+            fs::set_permissions(file, open).expect("its owner or root");
         },
         run: &["run"],
         code: FAILED,
         words: &["read by others", "chmod 600"],
-    },
-    Case {
-        name: "half a key",
-        spoil: |node| node.write("group.key", "5a5a"),
-        run: &["run"],
-        code: FAILED,
-        words: &["group.key", "64 hex digits"],
     },
     Case {
         name: "no permission",
@@ -232,7 +235,10 @@ const PLACES: &[Case] = &[
     },
     Case {
         name: "somebody else's address",
-        spoil: |node| node.edit("address = \"127.0.0.11\"", "address = \"203.0.113.7\""),
+        spoil: |node| {
+            node.pair();
+            node.edit("address = \"127.0.0.11\"", "address = \"203.0.113.7\"");
+        },
         run: &["run"],
         code: FAILED,
         words: &["203.0.113.7", "this box's"],
@@ -338,7 +344,7 @@ fn a_disk_of_a_pair_is_never_overwritten() {
         ..again
     };
     refused(&stage, &node, &found);
-    node.edit("6f0c6cf0", "7f0c6cf0");
+    node.pair();
     a_foreign_disk_is_not_used(&stage, &node);
 }
 
@@ -424,7 +430,11 @@ fn a_port_in_use_is_named() {
         spoil: |_| {},
         run: &["init"],
         code: SAFETY,
-        words: &["san2 is running", "nothing was changed", "twinsan run"],
+        words: &[
+            "san2 is running",
+            "nothing was changed",
+            "twinsan pair join",
+        ],
     };
     refused(&stage, &Node::new(&stage, "fourth"), &first_of_two);
     let second = ends(&mut stage.twinsan(&["demo"]), "a second demo");

@@ -26,6 +26,8 @@ pub struct Status {
     pub role: String,
     /// Epoch of the accepted configuration.
     pub epoch: u64,
+    /// Epoch of the data on this box's disks.
+    pub data_epoch: u64,
     /// Primary of the accepted configuration.
     pub primary: Option<String>,
     /// Boxes with every acknowledged write.
@@ -77,8 +79,16 @@ pub struct Mirror {
     pub state: String,
     /// Bytes the peer still lacks.
     pub dirty_bytes: u64,
+    /// Memory that keeps writes which the peer may lack.
+    pub kept_bytes: u64,
+    /// Writes sent again after short interruptions, since the program started.
+    pub replayed_writes: u64,
+    /// Blocks read to be copied to the peer, since the program started.
+    pub blocks_read: u64,
     /// A running resync.
     pub resync: Option<Resync>,
+    /// `auto`, `paused` or `at most N/s`: what was asked of a resync, running or not.
+    pub resync_pace: String,
     /// Writes accepted and not yet acknowledged.
     pub writes_in_flight: u64,
 }
@@ -92,10 +102,12 @@ pub struct Resync {
     pub left_bytes: u64,
     /// Done, of 100.
     pub percent: f64,
-    /// Average since its start.
+    /// Of the last second; the average since its start before there is one.
     pub bytes_per_second: u64,
-    /// At that rate.
+    /// At that rate; none: it does not move.
     pub seconds_left: Option<u64>,
+    /// What keeps it from being faster.
+    pub limit: String,
 }
 
 /// One service address.
@@ -122,8 +134,51 @@ pub struct Volume {
     pub file: String,
     /// Where its data area starts in the file.
     pub data_offset: u64,
+    /// Number in the group.
+    pub number: u32,
+    /// What it can grow to: its metadata has room for that.
+    pub size_max_bytes: u64,
+    /// Attached here.
+    pub attached: bool,
+    /// Bytes that may differ from the peer's copy.
+    pub dirty_bytes: u64,
+    /// Regions that a crash would make dirty.
+    pub hot_regions: u64,
     /// LUN maps: host, number, read-only.
     pub maps: Vec<(String, u16, bool)>,
+    /// What this box has done with it since it was attached.
+    pub work: Work,
+}
+
+/// Counters of one volume on one box.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// Where the time of commands went, part by part.
+    pub times: Vec<Times>,
+    /// Records written to the intent ring.
+    pub intent_writes: u64,
+    /// Pages written of the dirty map.
+    pub page_writes: u64,
+    /// Blocks read to be copied to the other box.
+    pub copied_blocks: u64,
+}
+
+/// One part of a command's life: `admit`, `intent`, `local`, `remote`, `ack`; `write` and `read`
+/// are whole commands.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Times {
+    /// Its name.
+    pub part: String,
+    /// How often.
+    pub count: u64,
+    /// Mean, in microseconds.
+    pub mean_us: u64,
+    /// Half took at most this long, in microseconds.
+    pub p50_us: u64,
+    /// 99 of 100 took at most this long, in microseconds.
+    pub p99_us: u64,
+    /// The longest, in microseconds.
+    pub max_us: u64,
 }
 
 /// One logged-in initiator.
@@ -158,6 +213,25 @@ pub enum Ask {
     Switchover {
         /// Name of the box.
         to: Option<String>,
+    },
+    /// How fast the primary copies to the other box.
+    Resync(Pace),
+}
+
+/// What is asked of a resync.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pace {
+    /// Stop copying.
+    Pause,
+    /// Go on as before the pause.
+    Resume,
+    /// As fast as initiators do not feel it.
+    Auto,
+    /// Not faster than this, nor than that.
+    AtMost {
+        /// Bytes per second.
+        bytes_per_second: u64,
     },
 }
 

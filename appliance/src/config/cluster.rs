@@ -197,6 +197,13 @@ pub enum Edit {
         /// Size.
         size_bytes: u64,
     },
+    /// Makes a volume larger.
+    GrowVolume {
+        /// Name.
+        name: String,
+        /// Its new size.
+        size_bytes: u64,
+    },
     /// Forgets a volume that is not mapped.
     RemoveVolume(String),
     /// What discovery must prove; none: what the host must prove.
@@ -277,15 +284,8 @@ impl Cluster {
                 name,
                 uuid,
                 size_bytes,
-            } => {
-                self.volumes.push(Volume {
-                    name: name.clone(),
-                    number: self.next_volume,
-                    uuid: *uuid,
-                    size_bytes: *size_bytes,
-                });
-                self.next_volume += 1;
-            }
+            } => self.add_volume(name, *uuid, *size_bytes),
+            Edit::GrowVolume { name, size_bytes } => self.grow_volume(name, *size_bytes)?,
             Edit::RemoveVolume(name) => self.remove_volume(name)?,
             Edit::Discovery(chap) => self.discovery.clone_from(chap),
             Edit::AddHost(host) => self.hosts.push(host.clone()),
@@ -331,6 +331,36 @@ impl Cluster {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn add_volume(&mut self, name: &str, uuid: Uuid, size_bytes: u64) {
+        self.volumes.push(Volume {
+            name: name.to_owned(),
+            number: self.next_volume,
+            uuid,
+            size_bytes,
+        });
+        self.next_volume += 1;
+    }
+
+    fn grow_volume(&mut self, name: &str, size_bytes: u64) -> Result<(), String> {
+        let number = self.volume(name)?.number;
+        let found = self.volumes.iter_mut().find(|it| it.number == number);
+        let volume = found.ok_or("the volume is gone")?;
+        if size_bytes < volume.size_bytes {
+            return Err(format!(
+                "volume {name} has {} and cannot shrink to {}: the data at its end would be lost; \
+                 make a smaller volume and copy what is needed",
+                size::shown(volume.size_bytes),
+                size::shown(size_bytes)
+            ));
+        }
+        if size_bytes == volume.size_bytes {
+            let shown = size::shown(size_bytes);
+            return Err(format!("volume {name} has {shown} already"));
+        }
+        volume.size_bytes = size_bytes;
         Ok(())
     }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use uuid::Uuid;
+use serde::{Deserialize, Serialize};
 
 use super::load::{self, ConfigError};
 
 /// Heartbeat links of a box; the witness has a number of its own behind them.
 pub const LINKS_MAX: usize = 254;
+/// Links that can carry the data.
+pub const PATHS_MAX: usize = 8;
 
 /// One box.
 #[derive(Clone, Debug)]
@@ -19,17 +20,14 @@ pub struct NodeConfig {
     pub node: String,
     /// Name of the other box; another one than `node`.
     pub peer: String,
-    /// The group both boxes belong to.
-    pub group: Uuid,
-    /// File with the group key: 64 hexadecimal digits, readable by its owner only.
-    pub key_file: PathBuf,
-    /// Directory of this box's durable state.
+    /// Directory of this box's durable state, and of what makes it a member of its pair.
     pub state: PathBuf,
     /// Socket of the local API.
     pub api: PathBuf,
-    /// The link that carries the data: the first one with that role.
-    pub replication: Link,
-    /// Heartbeat links to the peer, that one included; at most [`LINKS_MAX`].
+    /// The links that carry the data, one at a time, the preferred one first; at least one, at
+    /// most [`PATHS_MAX`].
+    pub replication: Vec<Link>,
+    /// Heartbeat links to the peer, those included; at most [`LINKS_MAX`].
     pub links: Vec<Link>,
     /// Where the witness answers.
     pub witness: IpAddr,
@@ -47,8 +45,6 @@ pub struct NodeConfig {
 struct NodeFile {
     node: String,
     peer: String,
-    group: Uuid,
-    key_file: PathBuf,
     state: PathBuf,
     api: PathBuf,
     #[serde(default, rename = "link")]
@@ -71,6 +67,20 @@ pub struct Link {
     pub peer: IpAddr,
     /// What the link is for.
     pub role: LinkRole,
+    /// Whether mirrored data is encrypted on it; the same on both boxes.
+    #[serde(default)]
+    pub encryption: Encryption,
+}
+
+/// Whether a link is encrypted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// TLS 1.3 with the certificates from the pairing.
+    #[default]
+    On,
+    /// None: for a cable that goes from one box to the other and nowhere else.
+    Off,
 }
 
 /// What a link is for.
@@ -103,6 +113,8 @@ pub struct Ports {
     pub heartbeat: u16,
     /// The witness, UDP.
     pub witness: u16,
+    /// Pairing, TCP; only while a code is shown.
+    pub pairing: u16,
 }
 
 impl Default for Ports {
@@ -112,6 +124,7 @@ impl Default for Ports {
             replication: 7788,
             heartbeat: 6940,
             witness: 6941,
+            pairing: 7789,
         }
     }
 }
@@ -146,19 +159,6 @@ pub struct WitnessConfig {
     pub state: PathBuf,
     /// Where it listens, UDP.
     pub listen: SocketAddr,
-    /// The groups it votes in.
-    #[serde(rename = "group")]
-    pub groups: Vec<WitnessGroup>,
-}
-
-/// One group of a witness.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WitnessGroup {
-    /// The group.
-    pub id: Uuid,
-    /// File with the group key, as on the boxes.
-    pub key_file: PathBuf,
 }
 
 impl NodeConfig {
@@ -200,7 +200,7 @@ impl NodeConfig {
         for name in [&file.node, &file.peer] {
             name_is_plain(name)?;
         }
-        let replication = replication_link(&file.links)?;
+        let replication = replication_links(&file.links)?;
         let witness = file.witness.ok_or(
             "no [witness] address; this version moves the primary role only with a witness as \
              third vote; run `twinsan witness` on a third host and add its address",
@@ -210,15 +210,24 @@ impl NodeConfig {
             pool: folder.join(directory(file.pool.path, file.pool.vg)?),
             io: file.pool.io,
             witness: witness.address,
-            key_file: folder.join(file.key_file),
             state: folder.join(file.state),
             api: folder.join(file.api),
             node: file.node,
             peer: file.peer,
-            group: file.group,
             links: file.links,
             ports: file.ports,
         })
+    }
+
+    /// Off if one path of the data is not encrypted.
+    #[must_use]
+    pub fn encryption(&self) -> Encryption {
+        let plain = |link: &Link| link.encryption == Encryption::Off;
+        if self.replication.iter().any(plain) {
+            Encryption::Off
+        } else {
+            Encryption::On
+        }
     }
 
     /// The links with their numbers.
@@ -233,8 +242,8 @@ impl NodeConfig {
     }
 }
 
-/// Checks all links; gives the one that carries the data.
-fn replication_link(links: &[Link]) -> Result<Link, String> {
+/// Checks all links; gives those that carry the data.
+fn replication_links(links: &[Link]) -> Result<Vec<Link>, String> {
     if links.len() > LINKS_MAX {
         return Err(format!(
             "there are {} [[link]] entries and {LINKS_MAX} are possible; remove some",
@@ -249,12 +258,40 @@ fn replication_link(links: &[Link]) -> Result<Link, String> {
         ));
     }
     let carries_data = |link: &&Link| link.role == LinkRole::Replication;
-    let found = links.iter().find(carries_data).cloned();
-    found.ok_or_else(|| {
-        "no [[link]] with role = \"replication\"; the mirrored data needs one; add it with the \
-         addresses of both boxes"
-            .to_owned()
-    })
+    let plain = |link: &&Link| link.encryption == Encryption::Off && !carries_data(link);
+    if let Some(link) = links.iter().find(plain) {
+        return Err(format!(
+            "link `{}` has encryption = \"off\" and carries no data; heartbeats are signed and not \
+             encrypted in any case; take that line out",
+            link.name
+        ));
+    }
+    let found: Vec<Link> = links.iter().filter(carries_data).cloned().collect();
+    if found.is_empty() {
+        return Err(
+            "no [[link]] with role = \"replication\"; the mirrored data needs one; add it with \
+             the addresses of both boxes"
+                .to_owned(),
+        );
+    }
+    if found.len() > PATHS_MAX {
+        return Err(format!(
+            "there are {} [[link]] entries with role = \"replication\" and {PATHS_MAX} are \
+             possible; give the others another role",
+            found.len()
+        ));
+    }
+    for (at, link) in found.iter().enumerate() {
+        let same = |other: &Link| other.address == link.address || other.peer == link.peer;
+        if let Some(other) = found[..at].iter().find(|other| same(other)) {
+            return Err(format!(
+                "links `{}` and `{}` carry the data over the same address; each path needs its \
+                 own on both boxes",
+                other.name, link.name
+            ));
+        }
+    }
+    Ok(found)
 }
 
 fn directory(path: Option<PathBuf>, vg: Option<String>) -> Result<PathBuf, String> {
@@ -278,15 +315,6 @@ impl WitnessConfig {
         let mut config: Self = load::file(path)?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         config.state = folder.join(&config.state);
-        for group in &mut config.groups {
-            group.key_file = folder.join(&group.key_file);
-        }
-        if config.groups.is_empty() {
-            return Err(ConfigError::Values {
-                path: path.to_owned(),
-                message: "no [[group]]; a witness needs the id and key_file of a pair".to_owned(),
-            });
-        }
         Ok(config)
     }
 }
@@ -312,8 +340,6 @@ mod tests {
     const GOOD: &str = r#"
 node = "san1"
 peer = "san2"
-group = "6f0c6cf0-6a3c-4a5b-8f3c-0a5f2f6f4c11"
-key_file = "group.key"
 state = "state"
 api = "api.sock"
 [[link]]
@@ -337,7 +363,14 @@ path = "pool"
         let config = parse(GOOD).expect("a good file");
         assert_eq!((config.ports.iscsi, config.ports.replication), (3260, 7788));
         assert_eq!((config.ports.heartbeat, config.ports.witness), (6940, 6941));
-        assert_eq!(config.io, PoolIo::Auto);
+        assert_eq!((config.ports.pairing, config.io), (7789, PoolIo::Auto));
+        assert_eq!(config.encryption(), Encryption::On);
+        let plain = GOOD.replace(
+            "\"replication\"\n[w",
+            "\"replication\"\nencryption = \"off\"\n[w",
+        );
+        let config = parse(&plain).expect("a good file");
+        assert_eq!(config.encryption(), Encryption::Off);
     }
 
     #[test]
@@ -345,9 +378,9 @@ path = "pool"
         let text = GOOD.replace("\"api.sock\"", "\"/run/api.sock\"");
         let config = parse(&text).expect("a good file");
         assert_eq!(config.pool, Path::new("/etc/twinsan/pool"));
-        assert_eq!(config.key_file, Path::new("/etc/twinsan/group.key"));
+        assert_eq!(config.state, Path::new("/etc/twinsan/state"));
         assert_eq!(config.api, Path::new("/run/api.sock"));
-        assert_eq!(config.replication.name, "replication");
+        assert_eq!(config.replication[0].name, "replication");
         let numbers: Vec<u8> = config.numbered_links().map(|(number, _)| number).collect();
         assert_eq!((numbers, config.witness_link()), (vec![0], 1));
     }
@@ -356,11 +389,40 @@ path = "pool"
     fn the_number_of_links_is_bounded() {
         let at = GOOD.find("[[link]]").expect("a link");
         let end = GOOD.find("[witness]").expect("a witness");
-        let links = |count| [&GOOD[..at], &GOOD[at..end].repeat(count), &GOOD[end..]].concat();
+        let more = GOOD[at..end].replace("role = \"replication\"", "role = \"management\"");
+        let links = |count: usize| {
+            let more = more.repeat(count - 1);
+            [&GOOD[..at], &GOOD[at..end], &more, &GOOD[end..]].concat()
+        };
         let config = parse(&links(LINKS_MAX)).expect("as many as possible");
         assert_eq!(usize::from(config.witness_link()), LINKS_MAX);
         let said = parse(&links(LINKS_MAX + 1)).expect_err("one too many");
         assert!(said.contains("255 [[link]] entries"), "{said}");
+    }
+
+    fn with_links(count: usize) -> String {
+        let at = GOOD.find("[[link]]").expect("a link");
+        let end = GOOD.find("[witness]").expect("a witness");
+        let links: String = (1..=count)
+            .map(|number| {
+                GOOD[at..end]
+                    .replace("127.0.0.11", &format!("127.0.{number}.11"))
+                    .replace("127.0.0.12", &format!("127.0.{number}.12"))
+            })
+            .collect();
+        [&GOOD[..at], &links, &GOOD[end..]].concat()
+    }
+
+    #[test]
+    fn several_links_carry_the_data_in_order_of_preference() {
+        let config = parse(&with_links(PATHS_MAX)).expect("as many as possible");
+        let ends = config.replication.iter().map(|link| link.peer.to_string());
+        assert!(ends.eq((1..=PATHS_MAX).map(|number| format!("127.0.{number}.12"))));
+        let said = parse(&with_links(PATHS_MAX + 1)).expect_err("one too many");
+        assert!(said.contains("8 are possible"), "{said}");
+        let twice = with_links(2).replace("127.0.2.12", "127.0.1.12");
+        let said = parse(&twice).expect_err("one address twice");
+        assert!(said.contains("over the same address"), "{said}");
     }
 
     #[test]
@@ -385,6 +447,14 @@ path = "pool"
             ),
             (GOOD.replace("path = \"pool\"", ""), "exactly one"),
             (GOOD.replace("san1", "san 1"), "not a name"),
+            (
+                GOOD.replace(
+                    "[witness]",
+                    "[[link]]\nname = \"lan\"\naddress = \"10.0.0.1\"\npeer = \"10.0.0.2\"\n\
+                     role = \"service\"\nencryption = \"off\"\n[witness]",
+                ),
+                "take that line out",
+            ),
         ];
         for (text, words) in cases {
             let said = parse(&text).expect_err(words);

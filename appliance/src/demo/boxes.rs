@@ -1,7 +1,6 @@
 //! The processes of the demo: two boxes and a witness on loopback, each with its own folder.
 
 use std::net::Ipv4Addr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,11 +8,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use uuid::Uuid;
 
 use crate::api::client::Client;
 use crate::api::types::Refusal;
-use crate::identity;
+use crate::membership;
 
 /// Names of the two boxes.
 pub(super) const NODES: [&str; 2] = ["san1", "san2"];
@@ -49,12 +47,10 @@ impl Boxes {
                 dir.display()
             ))
         };
-        let group = Uuid::new_v4();
-        let key = fresh_key().map_err(Refusal::failed)?;
         for (index, name) in NODES.into_iter().enumerate() {
-            write_node(dir, index, name, group, &key).map_err(failed)?;
+            write_node(dir, index, name).map_err(failed)?;
         }
-        write_witness(dir, group, &key).map_err(failed)?;
+        write_witness(dir).map_err(failed)?;
         let node = |index: usize| {
             let name = NODES[index];
             let folder = dir.join(name);
@@ -94,6 +90,9 @@ impl Boxes {
             child: None,
         };
         crate::init::run_alone(&boxes[0].folder.join("node.toml")).await?;
+        let [first, second] = [0, 1].map(|index: usize| boxes[index].folder.join("state"));
+        membership::introduce(&first, &second, &witness.folder.join("state"))
+            .map_err(Refusal::failed)?;
         Ok(Self { boxes, witness })
     }
 
@@ -204,16 +203,13 @@ fn signal(child: &Child, signal: Signal) {
     }
 }
 
-fn write_node(dir: &Path, index: usize, name: &str, group: Uuid, key: &str) -> std::io::Result<()> {
+fn write_node(dir: &Path, index: usize, name: &str) -> std::io::Result<()> {
     let folder = dir.join(name);
     std::fs::create_dir_all(folder.join("pool"))?;
-    secret(&folder.join("group.key"), key)?;
     let other = 1 - index;
     let text = format!(
         r#"node = "{name}"
 peer = "{peer}"
-group = "{group}"
-key_file = "group.key"
 state = "state"
 api = "api.sock"
 
@@ -244,48 +240,13 @@ path = "pool"
     std::fs::write(folder.join("node.toml"), text)
 }
 
-fn write_witness(dir: &Path, group: Uuid, key: &str) -> std::io::Result<()> {
+fn write_witness(dir: &Path) -> std::io::Result<()> {
     let folder = dir.join("witness");
     std::fs::create_dir_all(&folder)?;
-    secret(&folder.join("group.key"), key)?;
     let text = format!(
         r#"state = "state"
 listen = "{WITNESS_ADDRESS}:6941"
-
-[[group]]
-id = "{group}"
-key_file = "group.key"
 "#
     );
     std::fs::write(folder.join("witness.toml"), text)
-}
-
-/// A group key, in the form of a key file.
-fn fresh_key() -> Result<String, String> {
-    let halves = [identity::random()?, identity::random()?];
-    Ok(halves.map(|half| format!("{half:032x}")).concat())
-}
-
-fn secret(file: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)?;
-    file.write_all(text.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fresh_key_is_what_a_key_file_must_hold() {
-        let keys = [fresh_key(), fresh_key()].map(|key| key.expect("randomness"));
-        assert_ne!(keys[0], keys[1]);
-        for key in keys {
-            assert!(crate::preflight::parse_key(&key).is_some(), "{key}");
-        }
-    }
 }

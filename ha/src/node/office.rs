@@ -5,8 +5,8 @@ use super::{Authority, Event, Lease, Node, OperatorCommand, Output};
 use crate::mutants::mutant;
 use crate::plan::{Step, Wish};
 use crate::types::{
-    Ballot, Config, DiskInstance, Epoch, Incarnation, Members, NS_PER_MS, NodeId, Now, PeerLoss,
-    Time,
+    Attached, Ballot, Config, DiskInstance, Epoch, Incarnation, Members, NS_PER_MS, NodeId, Now,
+    PeerLoss, Time,
 };
 
 /// What a primary carries with it. It exists exactly while this process holds the office.
@@ -78,6 +78,9 @@ impl Node {
         if term.stopped() {
             return Lease::None;
         }
+        if self.detaches() && !mutant!(DetachWithLease) {
+            return Lease::None;
+        }
         let me = self.params.me;
         let configs = || std::iter::once(config).chain(term.doubts.iter().map(|doubt| &doubt.1));
         if configs().all(|config| config.in_sync == Members::one(me)) {
@@ -134,6 +137,34 @@ impl Node {
             .in_sync
             .union(term.doubtful())
             .contains(self.params.peer)
+    }
+
+    /// Law R1: the own disk failed and the peer has what was acknowledged. The engine answers
+    /// nothing any more, and there is no lease: as a handover that has drained.
+    pub(super) fn detaches(&self) -> bool {
+        self.disk_failed() && self.peer_counts()
+    }
+
+    pub(super) fn disk_failed(&self) -> bool {
+        let attached = self.data.as_ref().map(|data| &data.attached);
+        matches!(attached, Some(Attached::Failed(_)))
+    }
+
+    /// The process that can take over from a box whose disk failed: it is heard, and has the very
+    /// copy that is in S.
+    fn heir(&self, now: Now) -> Option<(NodeId, Incarnation)> {
+        let (term, (_, config)) = (self.term.as_ref()?, self.known.as_ref()?);
+        let peer = &self.peers[&self.params.peer];
+        let fresh = u64::from(self.timing().lease_ms) * NS_PER_MS;
+        let report = peer.report.as_ref()?;
+        let copy = report.disk.filter(|_| report.attached)?;
+        let mut configs = std::iter::once(config).chain(term.doubts.iter().map(|doubt| &doubt.1));
+        let whole = configs.any(|config| {
+            let node = self.params.peer;
+            config.in_sync.contains(node) && config.disk_of(node) == Some(copy)
+        });
+        let incarnation = peer.paths.incarnation()?;
+        (whole && peer.heard_within(now.boot, fresh)).then_some((self.params.peer, incarnation))
     }
 
     /// Law R1: the data session is lost.
@@ -270,6 +301,9 @@ impl Node {
             }
         }
         self.watch_session(now);
+        if self.disk_failed() {
+            self.give_up_draining("the disk of this box failed");
+        }
         if self.outlived() && self.peer_counts() {
             self.peer_lost(now, PeerLoss::Sealed);
         }
@@ -457,6 +491,9 @@ impl Node {
     /// What the office wants committed next, most urgent first.
     pub(super) fn office_goal(&self, now: Now) -> Option<Purpose> {
         let term = self.term.as_ref()?;
+        if self.detaches() {
+            return self.heir(now).map(Purpose::Detach);
+        }
         if let Some(handover) = term.handover.as_ref().filter(|handover| handover.stopped) {
             return Some(Purpose::Handover(handover.to));
         }

@@ -30,6 +30,8 @@ pub(super) enum Purpose {
     Claim,
     /// Law R7, the side that gives.
     Handover((NodeId, Incarnation)),
+    /// Law R1: the own disk failed.
+    Detach((NodeId, Incarnation)),
     /// Law R1.
     Degrade,
     /// Law R6.
@@ -46,7 +48,7 @@ impl Purpose {
     const fn urgency(&self) -> u8 {
         match self {
             Self::Promote | Self::Claim => 5,
-            Self::Handover(_) => 4,
+            Self::Handover(_) | Self::Detach(_) => 4,
             Self::Degrade => 3,
             Self::Readmit(_) => 2,
             Self::Reaffirm => 1,
@@ -115,10 +117,10 @@ impl Node {
         let Some(proposal) = &self.proposal else {
             return false;
         };
-        if self.term.is_none() {
-            return false;
-        }
         let committing = matches!(proposal.stage, Stage::Committing { .. });
+        if self.term.is_none() {
+            return self.disk_failed() && !committing;
+        }
         match goal {
             // Law R1 and R7 do not wait for a lesser commit; the lesser ones do.
             Some(goal) if committing => {
@@ -391,6 +393,7 @@ impl Node {
                     (false, false) => authority::take_back(read, &standing),
                 }
             }
+            Purpose::Detach(to) => authority::detach(read, to, &standing),
             Purpose::Remove(node) => authority::remove(read, node, &standing),
             Purpose::Admit(voter) => authority::admit(read, voter, &standing),
         }

@@ -109,13 +109,14 @@ impl Node {
 
     fn report(&self) -> Heartbeat {
         let record = self.acceptor.ledger.durable();
-        let asks = self.term.as_ref().is_some_and(|term| !term.stopped());
+        let asks = self.term.as_ref().is_some_and(|term| !term.stopped()) && !self.detaches();
         Heartbeat {
             instance: record.instance,
             record_seq: record.record_seq,
             blank: self.acceptor.durable().is_none(),
             primary: self.term.is_some(),
             attached: self.attached(),
+            disk: self.data.as_ref().and_then(|data| data.disk),
             seal: self
                 .acceptor
                 .durable()

@@ -132,6 +132,11 @@ impl Node {
         if self.term.is_some() {
             return self.explain_primary(config);
         }
+        if let Some(Attached::Failed(failure)) = self.data.as_ref().map(|data| &data.attached) {
+            let next = "repair or replace the disk, then restart twinsan on this box; it is \
+                        brought up to date by itself";
+            return (failure.clone(), String::from(next));
+        }
         if let Some(refusal) = &self.refusal {
             return (
                 format!("not becoming primary: {refusal}"),
@@ -168,6 +173,9 @@ impl Node {
     fn explain_primary(&self, config: &Config) -> (String, String) {
         let nothing = || String::from("nothing to do");
         let witness = &self.peers[&self.params.witness];
+        if self.disk_failed() {
+            return self.explain_failed_disk();
+        }
         match self.shown.role {
             Role::Frozen => (
                 String::from(
@@ -208,6 +216,25 @@ impl Node {
                 )
             }
         }
+    }
+}
+
+impl Node {
+    /// A primary whose disk failed: who has the data decides what helps.
+    fn explain_failed_disk(&self) -> (String, String) {
+        let (why, next) = if self.detaches() {
+            (
+                "the disk of this box failed; the other box has everything and takes over as soon \
+                 as it and a majority answer; commands are held",
+                "start the other box, or repair the links to it and to the witness",
+            )
+        } else {
+            (
+                "the disk of this box failed, and it has data that no other box has; commands fail",
+                "see `twinsan events`, repair the disk, then restart twinsan on this box",
+            )
+        };
+        (String::from(why), String::from(next))
     }
 }
 

@@ -83,6 +83,7 @@ const SMALL: Budget = Budget {
     crashes: 0,
     losses: 1,
     copies: 0,
+    failures: 0,
 };
 
 /// These scopes are walked to the end.
@@ -127,4 +128,27 @@ fn alone_with_a_copied_peer_two_ballots_of_the_primary() {
 fn one_commit_behind() {
     let seen = walk("one commit behind", Start::Behind, SMALL, ALL);
     assert!(seen.promoted && seen.solo);
+}
+
+#[test]
+fn both_in_sync_and_the_disk_of_a_box_fails() {
+    let budget = Budget {
+        failures: 1,
+        losses: 0,
+        ..SMALL
+    };
+    let seen = walk("in sync, a disk fails", Start::InSync, budget, ALL);
+    assert!(seen.detached && seen.claimed && seen.leased_read);
+}
+
+#[test]
+fn a_disk_fails_while_readmission_is_in_doubt() {
+    let budget = Budget {
+        ballots: [2, 1],
+        losses: 0,
+        failures: 1,
+        ..SMALL
+    };
+    let seen = walk("alone, copied, a disk fails", Start::Solo, budget, PART);
+    assert!(seen.readmitted);
 }

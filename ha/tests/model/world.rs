@@ -94,6 +94,8 @@ pub(crate) enum Purpose {
     Promote,
     Degrade,
     Readmit,
+    Detach,
+    Claim,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -135,6 +137,8 @@ struct Machine {
     counter: u64,
     seal: Epoch,
     log: u8,
+    /// The disk failed: this process answers nothing any more.
+    failed: bool,
 }
 
 /// How often what may happen.
@@ -145,6 +149,7 @@ pub(crate) struct Budget {
     pub(crate) crashes: u8,
     pub(crate) losses: u8,
     pub(crate) copies: u8,
+    pub(crate) failures: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -172,6 +177,8 @@ pub(crate) struct Seen {
     pub(crate) refused: bool,
     pub(crate) sealed_frame: bool,
     pub(crate) leased_read: bool,
+    pub(crate) detached: bool,
+    pub(crate) claimed: bool,
 }
 
 /// Where a scope begins.
@@ -219,6 +226,7 @@ impl World {
             counter: 2,
             seal: Epoch::ZERO,
             log: 0,
+            failed: false,
         });
         machines[A].office = Some(Office {
             known,
@@ -250,10 +258,15 @@ impl World {
             .1
     }
 
-    fn data(index: usize) -> DataState {
+    fn data(&self, index: usize) -> DataState {
         let disk = Some(DiskInstance(index as u128 + 1));
+        let failed = self.machines[index].failed;
         DataState {
-            attached: Attached::Yes,
+            attached: if failed {
+                Attached::Failed(String::new())
+            } else {
+                Attached::Yes
+            },
             disk,
             cache_lost: false,
         }
@@ -272,13 +285,18 @@ impl World {
             add(&mut |world, seen| world.deliver(letter, seen));
         }
         for index in [A, B] {
-            for purpose in [Purpose::Promote, Purpose::Degrade, Purpose::Readmit] {
+            let purposes = [Purpose::Promote, Purpose::Degrade, Purpose::Readmit];
+            for purpose in purposes
+                .into_iter()
+                .chain([Purpose::Detach, Purpose::Claim])
+            {
                 add(&mut |world, _| world.propose(index, purpose));
             }
             add(&mut |world, _| world.write(index));
             add(&mut |world, _| world.lose_peer(index));
             add(&mut |world, _| world.copy(index));
             add(&mut |world, _| world.crash(index));
+            add(&mut |world, _| world.fail_disk(index));
             for voter in [A, B, W] {
                 add(&mut |world, _| world.grant(index, voter));
                 add(&mut |world, _| std::mem::take(&mut world.machines[index].lease[voter]));
@@ -394,12 +412,17 @@ impl World {
             (None, Purpose::Promote) => {
                 self.grants[index].is_none() && machine.stage == Stage::Idle
             }
-            (Some(office), Purpose::Degrade) => office.lost,
+            (None, Purpose::Claim) => self.is_named(index) && machine.stage == Stage::Idle,
+            (Some(office), Purpose::Degrade) => office.lost && !machine.failed,
+            (Some(office), Purpose::Detach) => {
+                machine.failed && office.needed().contains(node(1 - index))
+            }
             (Some(office), Purpose::Readmit) => {
                 office.mirror
                     && !office.lost
                     && office.known.1.in_sync.len() == 1
                     && machine.stage == Stage::Idle
+                    && !machine.failed
             }
             (None | Some(_), _) => false,
         };
@@ -424,7 +447,8 @@ impl World {
 
     fn commit(&mut self, index: usize, asked: (Purpose, Ballot), read: &Config, seen: &mut Seen) {
         let (purpose, ballot) = asked;
-        let data = Self::data(index);
+        let data = self.data(index);
+        let heir = self.machines[1 - index].process;
         let machine = &mut self.machines[index];
         let standing = Standing {
             me: node(index),
@@ -438,10 +462,13 @@ impl World {
             .as_ref()
             .map_or(read, |office| &office.known.1);
         let other = (node(1 - index), DiskInstance(2 - index as u128));
+        let heir = (node(1 - index), Incarnation(heir));
         let derived = match purpose {
             Purpose::Promote => authority::promote(read, &standing),
             Purpose::Degrade => authority::degrade(read, known, &standing),
             Purpose::Readmit => authority::readmit(read, other, &standing),
+            Purpose::Detach => authority::detach(read, heir, &standing),
+            Purpose::Claim => authority::claim(read, &standing),
         };
         let Ok(value) = derived else {
             seen.refused = true;
@@ -478,11 +505,22 @@ impl World {
             unreachable!("called while committing");
         };
         let known = (commit.ballot, commit.value.clone());
+        if known
+            .1
+            .primary
+            .is_none_or(|primary| primary.0 != node(index))
+        {
+            seen.detached = true;
+            machine.office = None; // law R8
+            machine.lease = [false; 3];
+            return;
+        }
         let alone = known.1.in_sync.len() == 1;
         machine.lease = [false; 3];
         match &mut machine.office {
             None => {
-                seen.promoted = true;
+                seen.claimed |= known.1.reason == Reason::Detach;
+                seen.promoted |= known.1.reason == Reason::Promote;
                 machine.office = Some(Office {
                     known,
                     doubts: Vec::new(),
@@ -503,11 +541,33 @@ impl World {
         }
     }
 
+    /// The config that a majority accepted names this process.
+    fn is_named(&self, index: usize) -> bool {
+        let (ballot, config) = &self.acceptors[index].accepted;
+        let process = Incarnation(self.machines[index].process);
+        let votes = self.acceptors.iter();
+        let votes = votes.filter(|record| record.accepted.0 == *ballot).count();
+        config.primary == Some((node(index), process)) && votes > 1
+    }
+
+    /// From now on the box answers nothing and applies nothing.
+    fn fail_disk(&mut self, index: usize) -> bool {
+        let machine = &mut self.machines[index];
+        if self.left.failures == 0 || machine.failed {
+            return false;
+        }
+        self.left.failures -= 1;
+        machine.failed = true;
+        machine.lease = [false; 3];
+        true
+    }
+
     fn write(&mut self, index: usize) -> bool {
+        let failed = self.machines[index].failed;
         let Some(office) = &mut self.machines[index].office else {
             return false;
         };
-        if self.left.writes == 0 {
+        if self.left.writes == 0 || failed {
             return false;
         }
         let write = 1 << (self.left.writes - 1);
@@ -523,7 +583,7 @@ impl World {
     fn mirror(&mut self, frame: (Epoch, usize, u8), seen: &mut Seen) -> bool {
         let (epoch, from, write) = frame;
         let other = &mut self.machines[1 - from];
-        if epoch <= other.seal || other.office.is_some() {
+        if epoch <= other.seal || other.office.is_some() || other.failed {
             seen.sealed_frame = true;
             return false;
         }
@@ -545,6 +605,9 @@ impl World {
 
     /// Laws R4 and R0b.
     fn acknowledge(&mut self, index: usize, write: u8) -> bool {
+        if self.machines[index].failed {
+            return false;
+        }
         let Some(office) = &mut self.machines[index].office else {
             return false;
         };
@@ -591,6 +654,7 @@ impl World {
         let log = self.machines[index].log;
         let seal = self.machines[1 - index].seal;
         let target = self.machines[1 - index].office.is_none();
+        let target = target && !self.machines.iter().any(|machine| machine.failed);
         let Some(office) = &mut self.machines[index].office else {
             return false;
         };
@@ -612,6 +676,7 @@ impl World {
         self.left.crashes -= 1;
         let machine = &mut self.machines[index];
         machine.process += 10;
+        machine.failed = false;
         machine.office = None;
         machine.stage = Stage::Idle;
         machine.lease = [false; 3];
@@ -629,6 +694,7 @@ impl World {
         let primary = Some((node(index), Incarnation(machine.process)));
         let candidate = voter != W && self.machines[voter].stage != Stage::Idle;
         if voter == index
+            || machine.failed
             || candidate
             || record.accepted.1.primary != primary
             || record.accepted.0 < office.known.0
@@ -660,6 +726,9 @@ impl World {
         let Some(office) = &machine.office else {
             return false;
         };
+        if machine.failed {
+            return false;
+        }
         if office.needed().len() == 1 {
             return true;
         }

@@ -1,9 +1,10 @@
 //! What happens in the world: events fall due, cores handle them, their outputs become events.
 
 use ha::node::{Event, OperatorCommand};
+use ha::types::Reason;
 use ha::wire::Message;
 use ha::witness;
-use ha::{Input, Lease, LinkId, NodeId, Output, PeerAddr, PersistId, Record};
+use ha::{Authority, Input, Lease, LinkId, NodeId, Output, PeerAddr, PersistId, Record};
 
 use crate::engine::{self, Engine, Frame, Reaction};
 use crate::world::{A, B, Body, DATA_LINK, Due, GROUP, Item, KEY, MS, Trio, W, WITNESS_LINK};
@@ -365,9 +366,7 @@ impl Trio {
             }
             Output::Lease(lease) => self.with_engine(node, |engine, _| engine.lease = lease),
             Output::Seal { epoch } => self.with_engine(node, |engine, _| engine.seal(epoch)),
-            Output::Authority(authority) => {
-                self.with_engine(node, |engine, disk| engine.authority(authority, disk));
-            }
+            Output::Authority(authority) => self.give_authority(node, authority),
             Output::Handover { id, .. } => {
                 self.with_engine(node, |engine, _| engine.handover(id));
             }
@@ -375,6 +374,17 @@ impl Trio {
                 self.with_engine(node, |engine, _| engine.cancelled(id));
             }
         }
+    }
+
+    fn give_authority(&mut self, node: NodeId, authority: Authority) {
+        let config = self.node(node).status().config;
+        let given = config.filter(|config| config.reason == Reason::Detach);
+        self.with_engine(node, |engine, disk| {
+            if let Some(config) = given {
+                engine.seal_done(config.epoch); // a real one waits before it serves
+            }
+            engine.authority(authority, disk);
+        });
     }
 
     /// Calls the engine, then sees to what it wants.

@@ -106,6 +106,8 @@ pub(crate) struct Engine {
     handover: Option<u64>,
     /// The peer was lost while it counted: nothing is acknowledged before the next epoch.
     frozen: bool,
+    /// The disk failed: nothing is answered any more.
+    pub(crate) failed: bool,
     losses: u64,
     peer: Peer,
     peer_disk: Option<DiskInstance>,
@@ -153,6 +155,7 @@ impl Engine {
             stopped: false,
             handover: None,
             frozen: false,
+            failed: false,
             losses: 0,
             peer: Peer::None,
             peer_disk: None,
@@ -189,7 +192,7 @@ impl Engine {
             Lease::Until(until) => now < until,
             Lease::Unlimited => true,
         };
-        self.is_primary() && self.serving && !self.stopped && leased
+        self.is_primary() && self.serving && !self.stopped && !self.failed && leased
     }
 
     fn epoch(&self) -> Epoch {
@@ -287,7 +290,7 @@ impl Engine {
 
     /// Acknowledges what every needed member has.
     fn settle(&mut self) {
-        if self.frozen {
+        if self.frozen || self.failed {
             return;
         }
         let both = self.peer_counts() || matches!(self.peer, Peer::Copying | Peer::Ready);
@@ -314,6 +317,9 @@ impl Engine {
         let silent = self.now > self.heard.after_ms(loss);
         if silent && (self.peer != Peer::None || self.peer_counts()) {
             self.lose(PeerLoss::Silent);
+        }
+        if self.failed {
+            return;
         }
         if self.peer == Peer::None && self.now >= self.asked.after_ms(loss / 2) {
             self.session += 1 + (write & 0xff);
@@ -368,6 +374,9 @@ impl Engine {
     }
 
     pub(crate) fn frame(&mut self, frame: Frame, disk: &mut Disk) {
+        if self.failed && !self.is_primary() {
+            return;
+        }
         match frame {
             Frame::Hello { session, epoch, .. } => {
                 if epoch <= self.sealed {

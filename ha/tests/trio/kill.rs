@@ -9,6 +9,14 @@ const KILLS: &[(&str, &str)] = &[
         "hazards::h5a_a_primary_restarted_within_the_detector_is_a_plain_candidate",
     ),
     (
+        "detach-keeps-both",
+        "disk::r1_a_primary_whose_disk_fails_gives_everything_to_its_peer",
+    ),
+    (
+        "detach-with-lease",
+        "disk::r1_a_primary_whose_disk_fails_gives_everything_to_its_peer",
+    ),
+    (
         "reuse-ballot",
         "hazards::h5b_no_ballot_is_used_twice_across_a_crash",
     ),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a harness stops at the first surprise")]
 
+mod disk;
 mod drive;
 mod engine;
 mod hazards;

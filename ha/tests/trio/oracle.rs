@@ -21,6 +21,7 @@ pub(crate) struct Oracle {
     pub(crate) solo: u64,
     pub(crate) readmitted: u64,
     pub(crate) handovers: u64,
+    pub(crate) detached: u64,
 }
 
 impl Oracle {
@@ -132,6 +133,7 @@ impl Oracle {
             Reason::Degrade => self.solo += 1,
             Reason::Readmit => self.readmitted += 1,
             Reason::Handover => self.handovers += 1,
+            Reason::Detach => self.detached += 1,
             Reason::Genesis | Reason::HandoverCancelled | Reason::Admit | Reason::Remove => {}
         }
         self.chosen.insert(ballot, config);

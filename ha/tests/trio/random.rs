@@ -50,7 +50,9 @@ fn fault(trio: &mut Trio) {
             }
         }
         12 if trio.random.percent(30) => reinstall_witness(trio),
-        13 if node != W && trio.is_on(node) && !trio.machines[&node].stopped => {
+        13 | 14 if node == W || !trio.is_on(node) || trio.machines[&node].stopped => {}
+        14 => trio.fail_disk(node),
+        13 if !trio.has_failed(node) => {
             let whole = trio.machines[&node].attached == Attached::Yes;
             let missing = Attached::No(String::from("a volume is missing"));
             attach(trio, node, if whole { missing } else { Attached::Yes });
@@ -157,6 +159,9 @@ fn history(seed: u64) -> Trio {
         }
     }
     for node in [A, B] {
+        if trio.has_failed(node) {
+            trio.restart(node);
+        }
         attach(&mut trio, node, Attached::Yes);
     }
     let mut done = false;
@@ -193,6 +198,7 @@ fn random_histories_keep_the_laws_and_settle() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
     let (mut promotions, mut solo, mut readmitted, mut handovers) = (0, 0, 0, 0);
+    let mut detached = 0;
     for seed in first..first + histories() {
         if std::env::var_os("TRIO_SEEDS").is_some() {
             println!("seed {seed}");
@@ -206,14 +212,15 @@ fn random_histories_keep_the_laws_and_settle() {
         solo += trio.oracle.solo;
         readmitted += trio.oracle.readmitted;
         handovers += trio.oracle.handovers;
+        detached += trio.oracle.detached;
     }
     println!(
         "{} histories: {promotions} promotions, {solo} degrades, {readmitted} readmissions, \
-         {handovers} handovers",
+         {handovers} handovers, {detached} given away by a box whose disk failed",
         histories()
     );
     if histories() >= 100 {
-        assert!(promotions > 0 && solo > 0 && readmitted > 0 && handovers > 0);
+        assert!(promotions > 0 && solo > 0 && readmitted > 0 && handovers > 0 && detached > 0);
     }
 }
 

@@ -145,6 +145,7 @@ impl Bench {
             blank: false,
             primary: true,
             attached: true,
+            disk: None,
             seal: Epoch::ZERO,
             chosen: Some(Summary::of(ballot(5, A), &config())),
             lease_ms: 700,

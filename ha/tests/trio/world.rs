@@ -348,6 +348,9 @@ impl Trio {
         machine.process = process;
         machine.stopped = false;
         machine.started.clear();
+        if matches!(machine.attached, Attached::Failed(_)) {
+            machine.attached = Attached::Yes;
+        }
         let record = Record::decode(&machine.record).unwrap();
         if node == W {
             let params = WitnessParams {
@@ -401,6 +404,28 @@ impl Trio {
             self.oracle.record(node, &Record::decode(&bytes).unwrap());
             machine.record = bytes;
         }
+    }
+
+    /// The disk of a running box fails; a restart finds it repaired.
+    pub(crate) fn fail_disk(&mut self, node: NodeId) {
+        let attached = Attached::Failed(String::from("a write failed"));
+        let machine = self.machines.get_mut(&node).unwrap();
+        let Body::Box(_, engine) = &mut machine.body else {
+            return;
+        };
+        engine.failed = true;
+        machine.attached = attached.clone();
+        let disk = machine.disk.instance;
+        let data = DataState {
+            attached,
+            disk,
+            cache_lost: false,
+        };
+        self.input(node, Input::Data(data));
+    }
+
+    pub(crate) fn has_failed(&self, node: NodeId) -> bool {
+        matches!(self.machines[&node].attached, Attached::Failed(_))
     }
 
     pub(crate) fn restart(&mut self, node: NodeId) {

@@ -138,6 +138,8 @@ impl Sense {
     pub const MISCOMPARE: Self = Self::new(SenseKey::Miscompare, 0x1d, 0x00);
     /// PROTOCOL SERVICE CRC ERROR: a data digest was wrong.
     pub const CRC: Self = Self::new(SenseKey::AbortedCommand, 0x47, 0x05);
+    /// INSUFFICIENT RESOURCES, of a command that may be tried again.
+    pub const OVERLOADED: Self = Self::new(SenseKey::AbortedCommand, 0x55, 0x03);
     /// NOT ENOUGH UNSOLICITED DATA.
     pub const UNSOLICITED: Self = Self::new(SenseKey::AbortedCommand, 0x0c, 0x0d);
 
@@ -232,6 +234,7 @@ pub(crate) fn of_backend_error(error: BackendError, doing: Doing) -> Option<Sens
         (BackendError::Medium, Doing::Writing) => Some(Sense::WRITE_ERROR),
         (BackendError::Hardware, _) => Some(Sense::TARGET_FAILURE),
         (BackendError::NoSpace, _) => Some(Sense::NO_SPACE),
+        (BackendError::Overloaded, _) => Some(Sense::OVERLOADED),
         (BackendError::NotActive, _) => None,
     }
 }

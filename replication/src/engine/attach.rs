@@ -1,23 +1,31 @@
 //! Attaching and formatting volumes.
 //!
 //! ```text
-//! Opened ──▶ Head ──valid──▶ Map ─────────────────────────▶ attached
-//!              └──blank or damaged, to be made──▶ Fill ──▶ Sync ──▶ Stamp ──▶ attached
+//! Opened ──▶ Head ──valid──▶ Map ──all of its pages──▶ attached
+//!              │                ▲
+//!              ├──blank or damaged──▶ Tail ──valid──▶ Mend
+//!              └──to be made──▶ Fill ──▶ Sync ──▶ Stamp ──▶ attached
 //! ```
 //!
 //! `Fill` writes everything but the superblocks, `Sync` flushes it, `Stamp` writes the
-//! superblocks: a crash before the end leaves a blank backing, never half a volume.
+//! superblocks: a crash before the end leaves a blank backing, never half a volume. `Tail` looks
+//! for the superblocks at the end of the backing, `Mend` writes those at its head again.
 
 use super::disk::Op;
-use super::volume::{Heat, Volume};
+use super::volume::{Intents, Place, Volume};
 use super::{DiskError, Engine, Event, Io, IoDone, Opened, Output};
 use crate::meta::dirty::DirtyMap;
 use crate::meta::group::{Entry, GroupState, Life};
 use crate::meta::superblock::{self, Found, Superblock};
-use crate::meta::{self, HEAD_BYTES, intent};
+use crate::meta::{self, HEAD_BYTES, Layout, index, intent};
+use crate::mutants::mutant;
 use crate::types::{Create, Epoch, Fua, VolumeNumber, VolumeSpec, Zeroed};
+use crate::wire::mask::Run;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Pages of a dirty map that are read at once: 4 MiB.
+const PAGES_PER_READ: u32 = 512;
 
 /// A volume on its way to being attached.
 #[derive(Debug)]
@@ -31,6 +39,10 @@ pub(super) struct Opening {
     /// Operations of this step in flight.
     left: usize,
     head: Bytes,
+    /// What its superblock says, or will say.
+    stamp: Option<Superblock>,
+    /// The map as far as it was read, and the runs of pages still to be read.
+    map: Option<(DirtyMap, VecDeque<Run>)>,
 }
 
 /// Why a backing is opened.
@@ -48,6 +60,8 @@ pub(super) enum Purpose {
 enum Step {
     Open,
     Head,
+    Tail,
+    Mend,
     Map,
     Fill,
     Sync,
@@ -151,6 +165,8 @@ impl Engine {
         match opening.step {
             Step::Open => {}
             Step::Head => self.read_head(number, data),
+            Step::Tail => self.read_tail(number, &data),
+            Step::Mend => self.begin_map(number),
             Step::Map => self.read_map(number, &data),
             Step::Fill => {
                 opening.step = Step::Sync;
@@ -164,22 +180,58 @@ impl Engine {
 
     fn read_head(&mut self, number: VolumeNumber, head: Bytes) {
         let opening = self.opening.get_mut(&number).expect("the caller has it");
-        let found = match superblock::find(&head) {
-            Found::Valid(found) => found,
+        let found = superblock::find(&head);
+        opening.head = head;
+        match found {
+            Found::Valid(found) => self.take_volume(number, found),
+            Found::Newer(newer) => self.fail_opening(number, newer.to_string()),
             Found::Blank | Found::Damaged if opening.purpose != Purpose::Start => {
-                return self.fill(number);
+                self.fill(number);
             }
-            Found::Blank => return self.fail_opening(number, "it was never formatted".into()),
-            Found::Damaged => {
-                return self.fail_opening(number, "every copy of its superblock is damaged".into());
+            Found::Blank | Found::Damaged => {
+                opening.step = Step::Tail;
+                opening.left = 1;
+                let io = Io::Read {
+                    offset_bytes: superblock::tail_offset(opening.backing_bytes),
+                    len_bytes: 2 * superblock::LEN_BYTES,
+                };
+                self.submit(number, Op::Opening { volume: number }, io);
             }
-        };
-        let layout = meta::layout(found.spec.size_bytes);
+        }
+    }
+
+    /// The head of the backing says nothing: its end may.
+    fn read_tail(&mut self, number: VolumeNumber, tail: &[u8]) {
+        let opening = self.opening.get_mut(&number).expect("the caller has it");
+        match superblock::find_in(tail) {
+            Found::Valid(found) => {
+                self.alarm(format!(
+                    "the head of the backing of volume {number} was overwritten; the volume is \
+                     taken from the end of it and all of it counts as changed: find out who writes \
+                     to the pool"
+                ));
+                self.take_volume(number, found);
+            }
+            Found::Newer(newer) => self.fail_opening(number, newer.to_string()),
+            Found::Blank if superblock::find(&opening.head) == Found::Blank => {
+                self.fail_opening(number, "it was never formatted".into());
+            }
+            Found::Blank | Found::Damaged => {
+                self.fail_opening(number, "every copy of its superblock is damaged".into());
+            }
+        }
+    }
+
+    /// Its superblock is known: whether it is what it should be.
+    fn take_volume(&mut self, number: VolumeNumber, found: Superblock) {
+        let opening = self.opening.get_mut(&number).expect("the caller has it");
+        let layout = found.layout();
+        let other = |spec: &VolumeSpec| !spec.is_same_volume(&found.spec);
         let mismatch = if found.group != self.params.group {
             Some("it belongs to another group".to_owned())
         } else if found.node != self.params.me {
             Some(format!("it belongs to node {}", found.node.0))
-        } else if found.spec.number != number || opening.spec.is_some_and(|s| s != found.spec) {
+        } else if found.spec.number != number || opening.spec.as_ref().is_some_and(other) {
             Some(format!(
                 "it holds volume {} with another identity",
                 found.spec.number
@@ -196,20 +248,68 @@ impl Engine {
             return self.fill(number); // left over from a creation that did not come to its end
         }
         opening.spec = Some(found.spec);
-        opening.head = head;
+        opening.stamp = Some(found);
+        if opening.step == Step::Tail {
+            opening.step = Step::Mend;
+            opening.left = superblock::HEAD_OFFSETS.len();
+            let data = Bytes::from(found.encode());
+            for offset_bytes in superblock::HEAD_OFFSETS {
+                self.write_opening(number, offset_bytes, data.clone(), Fua::Yes);
+            }
+            return;
+        }
+        self.begin_map(number);
+    }
+
+    fn begin_map(&mut self, number: VolumeNumber) {
+        let opening = self.opening.get_mut(&number).expect("the caller has it");
         opening.step = Step::Map;
+        let stamp = opening.stamp.expect("known since its superblock was read");
+        let uuid = stamp.spec.uuid;
+        let slots = part(&opening.head, index::OFFSET, 2 * index::LEN_BYTES);
+        let found = index::recover(uuid, slots);
+        let (map, runs) = DirtyMap::begin(uuid, stamp.layout().blocks, &found);
+        let pieces = runs.into_iter().flat_map(|run| {
+            let starts = (run.start..run.start + run.count).step_by(PAGES_PER_READ as usize);
+            starts.map(move |start| Run {
+                start,
+                count: PAGES_PER_READ.min(run.start + run.count - start),
+            })
+        });
+        opening.map = Some((map, pieces.collect()));
+        self.read_pages(number);
+    }
+
+    /// Reads the next pages of the map; without any left the volume is attached.
+    fn read_pages(&mut self, number: VolumeNumber) {
+        let opening = self.opening.get_mut(&number).expect("the caller has it");
+        let (_, runs) = opening.map.as_ref().expect("it is being read");
+        let Some(run) = runs.front() else {
+            return self.attach(number);
+        };
         opening.left = 1;
-        let len_bytes = layout.pages as usize * 2 * meta::dirty::PAGE_BYTES;
         let io = Io::Read {
-            offset_bytes: HEAD_BYTES,
-            len_bytes,
+            offset_bytes: meta::dirty::slots_at(run.start),
+            len_bytes: run.count as usize * 2 * meta::dirty::PAGE_BYTES,
         };
         self.submit(number, Op::Opening { volume: number }, io);
     }
 
     fn read_map(&mut self, number: VolumeNumber, slots: &[u8]) {
+        let opening = self.opening.get_mut(&number).expect("the caller has it");
+        let (map, runs) = opening.map.as_mut().expect("it is being read");
+        let run = runs.pop_front().expect("it was read");
+        let pages = slots.chunks(2 * meta::dirty::PAGE_BYTES);
+        for (page, slots) in (run.start..run.start + run.count).zip(pages) {
+            map.load_page(page, slots);
+        }
+        self.read_pages(number);
+    }
+
+    fn attach(&mut self, number: VolumeNumber) {
         let opening = self.opening.remove(&number).expect("the caller has it");
-        let spec = opening.spec.expect("learnt from the superblock");
+        let stamp = opening.stamp.expect("learnt from the superblock");
+        let (dirty, _) = opening.map.expect("it was read");
         if number == VolumeNumber::SYSTEM {
             match GroupState::find(&opening.head) {
                 Some(group) => self.group = Some(group),
@@ -221,30 +321,36 @@ impl Engine {
                 }
             }
         }
-        let layout = meta::layout(spec.size_bytes);
-        let dirty = DirtyMap::load(spec.uuid, layout.blocks, slots);
-        let mut volume = Volume::new(spec, layout, Zeroed::Unknown, dirty);
-        let at = usize::try_from(intent::OFFSET).expect("a constant below one mebibyte");
-        let len = intent::RECORD_BYTES * usize::try_from(intent::SLOTS).expect("a small constant");
-        let recovered = intent::recover(spec.uuid, &opening.head[at..at + len]);
-        volume.intents.next_seq = recovered.next_seq;
-        match recovered.hot {
-            intent::Hot::Regions(regions) => {
-                let heat = Heat {
-                    durable: true,
-                    ..Heat::default()
-                };
-                volume.intents.hot = regions.into_iter().map(|region| (region, heat)).collect();
-                volume.was_hot = !volume.intents.hot.is_empty();
-            }
-            intent::Hot::All => {
+        let place = Place {
+            layout: stamp.layout(),
+            backing_bytes: opening.backing_bytes,
+            stamps: stamp.sequence,
+        };
+        let mut volume = Volume::new(stamp.spec, place, Zeroed::Unknown, dirty);
+        let ring = part(&opening.head, intent::OFFSET, intent::RING_BYTES);
+        let (table, trust) = intent::Table::recover(stamp.spec.uuid, ring);
+        volume.intents = Intents::new(table);
+        match trust {
+            intent::Trust::Whole => volume.was_hot = !volume.intents.hot.is_empty(),
+            intent::Trust::Broken => {
                 volume.intents.repair = true;
                 volume.was_hot = true;
                 volume.dirty.set_all();
             }
         }
-        volume.dirty_hot_regions();
+        if !mutant!(StartCold) {
+            volume.dirty_hot_regions();
+        }
         self.volumes.insert(number, volume);
+    }
+
+    fn write_opening(&mut self, number: VolumeNumber, offset_bytes: u64, data: Bytes, fua: Fua) {
+        let io = Io::Write {
+            offset_bytes,
+            data,
+            fua,
+        };
+        self.submit(number, Op::Opening { volume: number }, io);
     }
 
     fn fill(&mut self, number: VolumeNumber) {
@@ -257,46 +363,29 @@ impl Engine {
         opening.step = Step::Fill;
         let purpose = opening.purpose;
         let mut writes = vec![
-            (
-                intent::OFFSET,
-                intent::encode_ring(spec.uuid, 0, &BTreeSet::new()),
-            ),
-            (HEAD_BYTES, DirtyMap::format(spec.uuid, layout.blocks)),
+            (intent::OFFSET, intent::format(spec.uuid)),
+            (index::OFFSET, DirtyMap::format(spec.uuid)),
         ];
         if number == VolumeNumber::SYSTEM {
             let group = self.first_state(spec, purpose);
             writes.push((group.offset_bytes(), group.encode()));
             self.group = Some(group);
         }
-        let op = Op::Opening { volume: number };
         let opening = self.opening.get_mut(&number).expect("still there");
         opening.left = writes.len();
         let zero = opening.zeroed == Zeroed::Unknown && purpose == Purpose::Make;
         opening.left += usize::from(zero);
         if zero {
             opening.zeroed = Zeroed::Proven;
-            let (offset_bytes, len_bytes) = (layout.data_offset, spec.size_bytes);
-            self.submit(
-                number,
-                op,
-                Io::WriteZeroes {
-                    offset_bytes,
-                    len_bytes,
-                    fua: Fua::No,
-                },
-            );
+            let io = Io::WriteZeroes {
+                offset_bytes: layout.data_offset,
+                len_bytes: spec.size_bytes,
+                fua: Fua::No,
+            };
+            self.submit(number, Op::Opening { volume: number }, io);
         }
         for (offset_bytes, bytes) in writes {
-            let data = Bytes::from(bytes);
-            self.submit(
-                number,
-                op,
-                Io::Write {
-                    offset_bytes,
-                    data,
-                    fua: Fua::No,
-                },
-            );
+            self.write_opening(number, offset_bytes, Bytes::from(bytes), Fua::No);
         }
     }
 
@@ -324,36 +413,42 @@ impl Engine {
     }
 
     fn stamp(&mut self, number: VolumeNumber) {
+        let disk = self
+            .group
+            .as_ref()
+            .map_or(self.params.fresh_disk, |group| group.disk);
+        let (group, node) = (self.params.group, self.params.me);
         let opening = self.opening.get_mut(&number).expect("the caller has it");
-        opening.step = Step::Stamp;
-        opening.left = superblock::OFFSETS.len();
+        let spec = opening.spec.expect("known since it was filled");
         let stamp = Superblock {
-            group: self.params.group,
-            spec: opening.spec.expect("known since it was filled"),
-            disk: self
-                .group
-                .as_ref()
-                .map_or(self.params.fresh_disk, |group| group.disk),
-            node: self.params.me,
+            group,
+            spec,
+            disk,
+            node,
+            data_offset: meta::layout(spec.size_bytes).data_offset,
+            sequence: 1,
         };
+        let offsets = superblock::offsets(opening.backing_bytes);
+        opening.step = Step::Stamp;
+        opening.left = offsets.len();
+        opening.stamp = Some(stamp);
         let data = Bytes::from(stamp.encode());
-        for offset_bytes in superblock::OFFSETS {
-            let io = Io::Write {
-                offset_bytes,
-                data: data.clone(),
-                fua: Fua::Yes,
-            };
-            self.submit(number, Op::Opening { volume: number }, io);
+        for offset_bytes in offsets {
+            self.write_opening(number, offset_bytes, data.clone(), Fua::Yes);
         }
     }
 
     fn formatted(&mut self, number: VolumeNumber) {
         let opening = self.opening.remove(&number).expect("the caller has it");
-        let spec = opening.spec.expect("known since it was filled");
-        let layout = meta::layout(spec.size_bytes);
-        let dirty = DirtyMap::clean(spec.uuid, layout.blocks);
-        let mut volume = Volume::new(spec, layout, opening.zeroed, dirty);
-        volume.intents.next_seq = intent::SLOTS;
+        let stamp = opening.stamp.expect("it was just written");
+        let spec = stamp.spec;
+        let place = Place {
+            layout: stamp.layout(),
+            backing_bytes: opening.backing_bytes,
+            stamps: stamp.sequence,
+        };
+        let dirty = DirtyMap::clean(spec.uuid, place.layout.blocks);
+        let mut volume = Volume::new(spec, place, opening.zeroed, dirty);
         volume.joined = opening.purpose == Purpose::Join;
         self.volumes.insert(number, volume);
         if number == VolumeNumber::SYSTEM {
@@ -404,7 +499,9 @@ impl Engine {
         let mut lost = BTreeSet::new();
         for (number, entry) in &table {
             let volume = self.volumes.get(number);
-            if volume.is_some_and(|volume| volume.spec != entry.spec) {
+            let other = |volume: &Volume| !volume.spec.is_same_volume(&entry.spec);
+            let short = |volume: &Volume| volume.layout_of(entry.spec.size_bytes).is_none();
+            if volume.is_some_and(|volume| other(volume) || short(volume)) {
                 self.alarm(format!(
                     "the backing of volume {number} holds another volume"
                 ));
@@ -414,7 +511,10 @@ impl Engine {
                 if self.found.contains(number) {
                     self.emit(Output::Remove { number: *number });
                 }
-            } else if boot_changed && volume.is_none_or(|volume| volume.was_hot || following) {
+            } else if boot_changed
+                && !mutant!(SilentCacheLoss)
+                && volume.is_none_or(|volume| volume.was_hot || following)
+            {
                 lost.insert(*number); // also if it cannot be read now: the boot is noted only once
             }
         }
@@ -429,6 +529,12 @@ impl Engine {
                 }
             }
         });
+        for (number, volume) in self.volumes.iter_mut() {
+            // a growth that did not come to its end: the table decides
+            let (before, size_bytes) = (volume.spec.size_bytes, table[number].spec.size_bytes);
+            volume.take_size(size_bytes);
+            volume.dirty_from(before); // the map was not read that far
+        }
         let ready: Vec<VolumeSpec> = self.volumes.values().map(|volume| volume.spec).collect();
         for spec in ready {
             self.event(Event::VolumeReady { spec });
@@ -446,6 +552,22 @@ impl Opening {
             step: Step::Open,
             left: 0,
             head: Bytes::new(),
+            stamp: None,
+            map: None,
         }
     }
+}
+
+impl Superblock {
+    /// The layout of the volume as it says.
+    pub(super) fn layout(&self) -> Layout {
+        meta::layout_at(self.spec.size_bytes, self.data_offset)
+            .expect("it was looked at when it was parsed, or just laid out")
+    }
+}
+
+/// A part of the head of a backing.
+fn part(head: &[u8], offset_bytes: u64, len_bytes: usize) -> &[u8] {
+    let at = usize::try_from(offset_bytes).expect("a constant below one mebibyte");
+    head.get(at..at + len_bytes).unwrap_or_default()
 }

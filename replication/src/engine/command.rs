@@ -6,20 +6,32 @@
 //!                       └──▶ Flushing ──▶ complete
 //! ```
 //!
+//! From `Reading` and `Piece` a failure may lead to `Mending` (`mend.rs`).
+//!
 //! `Ready` waits for a gate: writes and flushes for [`Engine::can_write`], reads for
 //! [`Engine::can_read`]. `Answer` waits for the lease (law R5).
 
+use super::counters::Span;
 use super::disk::Op;
 use super::inflight::{Grant, Mode};
+use super::pace::Felt;
 use super::{
     Command, CommandError, Completed, DiskError, Engine, Io, IoDone, Lease, Limits, Output,
 };
 use crate::meta::group::Life;
 use crate::meta::{REGION_BYTES, SECTOR_BYTES};
 use crate::mutants::mutant;
-use crate::types::{CommandId, Fua, VolumeNumber};
+use crate::types::{CommandId, Fua, Time, VolumeNumber};
 use crate::wire;
 use bytes::Bytes;
+
+/// A command that was not looked at yet.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) id: CommandId,
+    command: Command,
+    at: Time,
+}
 
 /// A command under way.
 #[derive(Debug)]
@@ -34,6 +46,11 @@ pub(super) struct Task {
     pub(super) next: u64,
     /// Bytes counted against the limit.
     cost_bytes: u64,
+    arrived: Time,
+    /// When it was admitted.
+    admitted: Time,
+    /// When its present part of the life began: see [`Span`].
+    pub(super) since: Time,
 }
 
 #[derive(Debug)]
@@ -66,6 +83,8 @@ pub(super) enum Stage {
     Region { to: u64 },
     /// A piece is on its way to all members.
     Piece(super::write::Piece),
+    /// The peer helps, or is helped, with a range.
+    Mending(super::mend::Mend),
     /// Waits for these flush rounds.
     Flushing {
         local: u64,
@@ -81,10 +100,17 @@ impl Engine {
         if !self.is_primary() {
             return self.complete(id, Err(CommandError::NotPrimary));
         }
-        if self.failed.is_some() && !self.needs_peer() {
+        if self.failed.is_some() && !self.counts_peer() {
             return self.complete(id, Err(CommandError::Io));
         }
-        self.intake.push_back((id, command));
+        if self.intake.len() >= self.params.limits.queued_commands {
+            return self.complete(id, Err(CommandError::Overloaded)); // frozen for long, mostly
+        }
+        self.intake.push_back(Arrived {
+            id,
+            command,
+            at: self.now,
+        });
     }
 
     pub(super) fn complete(&mut self, id: CommandId, result: Result<Completed, CommandError>) {
@@ -126,21 +152,22 @@ impl Engine {
                 inflight_bytes,
                 ..
             } = self.params.limits;
-            let Some((_, command)) = self.intake.front() else {
+            let Some(first) = self.intake.front() else {
                 return;
             };
-            let cost = cost_bytes(command);
+            let cost = cost_bytes(&first.command);
             let full = self.tasks.len() >= inflight_commands
                 || self.task_bytes.saturating_add(cost) > inflight_bytes;
             if full && !self.tasks.is_empty() {
                 return;
             }
-            let (id, command) = self.intake.pop_front().expect("looked at above");
-            self.admit(id, command);
+            let arrived = self.intake.pop_front().expect("looked at above");
+            self.admit(arrived);
         }
     }
 
-    fn admit(&mut self, id: CommandId, command: Command) {
+    fn admit(&mut self, arrived: Arrived) {
+        let Arrived { id, command, at } = arrived;
         let cost_bytes = cost_bytes(&command);
         let (volume, start, len, action) = match taken_apart(command) {
             Ok(parts) => parts,
@@ -168,6 +195,9 @@ impl Engine {
             stage: Stage::Lock,
             next: start,
             cost_bytes,
+            arrived: at,
+            admitted: self.now,
+            since: at,
         };
         self.task_bytes += cost_bytes;
         self.tasks.insert(ticket, task);
@@ -227,11 +257,12 @@ impl Engine {
                 self.ready.remove(&ticket);
                 continue;
             };
-            let reads = match &task.action {
+            let open = match &task.action {
                 Action::Read | Action::Confirm => true,
-                Action::Write { .. } | Action::Flush => false,
+                Action::Write { .. } => self.can_write() && !self.holds_writes(),
+                Action::Flush => self.can_write(),
             };
-            if reads || self.can_write() {
+            if open {
                 self.ready.remove(&ticket);
                 self.start(ticket);
             }
@@ -250,6 +281,8 @@ impl Engine {
             return self.start_piece(ticket);
         }
         task.stage = Stage::Reading;
+        self.count(ticket, Span::Admit);
+        let task = &self.tasks[&ticket];
         let (number, start, end) = (task.volume, task.start, task.end);
         let offset_bytes = self.volume_ref(number).layout.data_offset + start;
         let len_bytes = usize::try_from(end - start).expect("a read fits the address space");
@@ -264,14 +297,21 @@ impl Engine {
     }
 
     pub(super) fn on_read_done(&mut self, ticket: u64, result: Result<IoDone, DiskError>) {
-        let Some(task) = self.tasks.get_mut(&ticket) else {
+        let Some(task) = self.tasks.get(&ticket) else {
             return;
         };
         let data = match result {
             Ok(IoDone::Data(data)) if data.len() as u64 == task.end - task.start => data,
             Ok(_) => return self.finish(ticket, Err(CommandError::Io)),
-            Err(error) => return self.finish(ticket, Err(error.into())),
+            Err(error) => return self.on_read_failed(ticket, error),
         };
+        self.count(ticket, Span::Local);
+        self.read_gave(ticket, data);
+    }
+
+    /// What the range of a read or comparison holds, read under its lock.
+    pub(super) fn read_gave(&mut self, ticket: u64, data: Bytes) {
+        let task = &self.tasks[&ticket];
         let Action::Write {
             expected: Some(expected),
             ..
@@ -326,10 +366,42 @@ impl Engine {
 
     /// Answers a command and lets go of what it holds.
     pub(super) fn finish(&mut self, ticket: u64, result: Result<Completed, CommandError>) {
+        if result.is_ok() {
+            self.count_whole(ticket);
+        }
         let task = self.tasks.remove(&ticket).expect("the caller has it");
         self.task_bytes -= task.cost_bytes;
+        match &task.action {
+            Action::Read => self.pacer.felt(Felt::Read, self.now, task.admitted),
+            Action::Write { .. } => self.pacer.felt(Felt::Write, self.now, task.admitted),
+            Action::Flush | Action::Confirm => {}
+        }
         self.unlock(task.volume, ticket);
         self.complete(task.id, result);
+    }
+
+    /// A part of a command's life ends here and the next one begins.
+    pub(super) fn count(&mut self, ticket: u64, span: Span) {
+        let task = self.tasks.get_mut(&ticket).expect("the caller has it");
+        let since = std::mem::replace(&mut task.since, self.now);
+        if let Some(volume) = self.volumes.get_mut(&task.volume) {
+            volume.counters.record(span, since, self.now);
+        }
+    }
+
+    fn count_whole(&mut self, ticket: u64) {
+        let task = &self.tasks[&ticket];
+        let arrived = task.arrived;
+        let whole = match task.action {
+            Action::Read => Span::Read,
+            Action::Write { .. } => Span::Write,
+            Action::Flush | Action::Confirm => return,
+        };
+        let number = task.volume;
+        self.count(ticket, Span::Ack);
+        if let Some(volume) = self.volumes.get_mut(&number) {
+            volume.counters.record(whole, arrived, self.now);
+        }
     }
 
     /// Releases a range lock and starts what waited for it.
@@ -351,12 +423,13 @@ impl Engine {
         for (_, task) in std::mem::take(&mut self.tasks) {
             self.complete(task.id, Err(error.clone()));
         }
-        for (id, _) in std::mem::take(&mut self.intake) {
-            self.complete(id, Err(error.clone()));
+        for arrived in std::mem::take(&mut self.intake) {
+            self.complete(arrived.id, Err(error.clone()));
         }
         self.task_bytes = 0;
         self.ready.clear();
         self.answers.clear();
+        self.mending.clear();
         self.chunks.clear();
         for volume in self.volumes.values_mut() {
             volume.locks = super::inflight::Locks::default();

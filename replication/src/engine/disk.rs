@@ -1,7 +1,8 @@
 //! Disk operations in flight, and what each of them is for.
 
 use super::{DiskError, Engine, Io, IoDone, Output};
-use crate::types::{OpId, SessionId, VolumeNumber};
+use crate::meta::dirty::Part;
+use crate::types::{OpId, SessionId, Time, VolumeNumber};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -10,10 +11,12 @@ use std::collections::BTreeMap;
 pub(super) enum Op {
     /// A step of attaching or formatting a volume.
     Opening { volume: VolumeNumber },
+    /// A step of making a volume larger.
+    Growing { ticket: u64 },
     /// A group state of this version.
     Group { version: u64 },
-    /// A page of a dirty map.
-    Page { volume: VolumeNumber, page: u32 },
+    /// A page of a dirty map, or the index of one.
+    Page { volume: VolumeNumber, part: Part },
     /// An intent record.
     Intent { volume: VolumeNumber },
     /// A flush asked for by this side.
@@ -34,6 +37,20 @@ pub(super) enum Op {
         volume: VolumeNumber,
         seq: u64,
     },
+    /// A local part of making a range good.
+    Mend { volume: VolumeNumber, ticket: u64 },
+    /// A read asked for by the stream.
+    Fetch {
+        session: SessionId,
+        volume: VolumeNumber,
+        seq: u64,
+    },
+    /// The read of blocks to be compared.
+    Compare {
+        session: SessionId,
+        volume: VolumeNumber,
+        seq: u64,
+    },
     /// A flush asked for by the stream.
     ApplyFlush {
         session: SessionId,
@@ -50,11 +67,16 @@ impl Op {
             | Self::Intent { volume }
             | Self::Flush { volume }
             | Self::Piece { volume, .. }
+            | Self::Mend { volume, .. }
+            | Self::Fetch { volume, .. }
             | Self::Apply { volume, .. }
+            | Self::Compare { volume, .. }
             | Self::ApplyFlush { volume, .. } => Some(*volume),
-            Self::Opening { .. } | Self::Group { .. } | Self::Read { .. } | Self::Chunk { .. } => {
-                None
-            }
+            Self::Opening { .. }
+            | Self::Growing { .. }
+            | Self::Group { .. }
+            | Self::Read { .. }
+            | Self::Chunk { .. } => None,
         }
     }
 }
@@ -63,8 +85,20 @@ impl Op {
 #[derive(Debug, Default)]
 pub(super) struct Ops {
     next: u64,
-    open: BTreeMap<OpId, Op>,
+    open: BTreeMap<OpId, (Op, Watched)>,
+    watched: Watched,
+    /// It was told that the oldest operation is late.
+    late: Option<OpId>,
 }
+
+/// Nanoseconds for which this process has watched its disk: the time in which it was stopped, or
+/// its machine asleep, says nothing about the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Watched(u64);
+
+/// Of more time than this between two inputs the rest was not watched.
+const LOOK_MS: u64 = 500;
+const NS_PER_MS: u64 = 1_000_000;
 
 impl Ops {
     /// A mark that is [`Ops::passed`] once everything now in flight is done (law R2, H8).
@@ -84,7 +118,30 @@ impl Ops {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Op> {
-        self.open.values()
+        self.open.values().map(|(op, _)| op)
+    }
+
+    /// Time goes by.
+    pub(super) fn pass(&mut self, from: Time, to: Time) {
+        let ms = to.0.saturating_sub(from.0);
+        self.watched.0 += ms.min(LOOK_MS * NS_PER_MS);
+    }
+
+    /// Which operation is the oldest, and for how long it has been under way. To make a large
+    /// volume, or to make one larger, may take its time.
+    fn oldest(&self) -> Option<(OpId, u64)> {
+        let mut open = self.open.iter();
+        let patient = |op: &Op| matches!(op, Op::Opening { .. } | Op::Growing { .. });
+        let (op, (_, since)) = open.find(|(_, (op, _))| !patient(op))?;
+        Some((*op, self.watched.0 - since.0))
+    }
+
+    /// When to look at the oldest operation again.
+    pub(super) fn look_at(&self, now: Time, timeout_ms: u64) -> Option<Time> {
+        let (op, age) = self.oldest()?;
+        let left = (timeout_ms * NS_PER_MS).saturating_sub(age);
+        let wait = left.clamp(1, LOOK_MS * NS_PER_MS);
+        (self.late != Some(op)).then_some(Time(now.0 + wait))
     }
 }
 
@@ -92,12 +149,12 @@ impl Engine {
     pub(super) fn submit(&mut self, volume: VolumeNumber, what: Op, io: Io) {
         let op = OpId(self.ops.next);
         self.ops.next += 1;
-        self.ops.open.insert(op, what);
+        self.ops.open.insert(op, (what, self.ops.watched));
         self.emit(Output::Submit { op, volume, io });
     }
 
     pub(super) fn on_done(&mut self, op: OpId, result: Result<IoDone, DiskError>) {
-        let Some(what) = self.ops.open.remove(&op) else {
+        let Some((what, _)) = self.ops.open.remove(&op) else {
             return; // not ours: nothing to say about it
         };
         // how an operation on a volume that was deleted meanwhile went does not matter
@@ -107,8 +164,9 @@ impl Engine {
         let result = if gone { Ok(IoDone::Ok) } else { result };
         match what {
             Op::Opening { volume } => self.on_opening_done(volume, result),
+            Op::Growing { ticket } => self.on_growing_done(ticket, result),
             Op::Group { version } => self.on_group_done(version, result.err()),
-            Op::Page { volume, page } => self.on_page_done(volume, page, result.err()),
+            Op::Page { volume, part } => self.on_page_done(volume, part, result.err()),
             Op::Intent { volume } => self.on_intent_done(volume, result.err()),
             Op::Flush { volume } => self.on_flush_done(volume, result.err()),
             Op::Read { ticket } => self.on_read_done(ticket, result),
@@ -120,6 +178,14 @@ impl Engine {
                 self.on_piece_done(volume, ticket, number, result.err());
             }
             Op::Chunk { ticket } => self.on_chunk_done(ticket, result),
+            Op::Mend { ticket, .. } => self.on_mend_done(ticket, result),
+            Op::Fetch {
+                session,
+                volume,
+                seq,
+            } => {
+                self.on_fetched((session, volume, seq), result);
+            }
             Op::Apply {
                 session,
                 volume,
@@ -127,6 +193,11 @@ impl Engine {
             } => {
                 self.on_applied(session, volume, seq, result.err());
             }
+            Op::Compare {
+                session,
+                volume,
+                seq,
+            } => self.on_block_compared(session, volume, seq, result),
             Op::ApplyFlush {
                 session,
                 volume,
@@ -138,18 +209,45 @@ impl Engine {
     }
 
     /// The disk failed in a way that no answer may hide: from here on nothing is answered as good
-    /// (law D5). With the peer needed everything is held, else everything fails.
+    /// (law D5). With the peer in sync everything is held until it takes over (law R1), else
+    /// everything fails.
     pub(super) fn fail_disk(&mut self, what: &str) {
         if self.failed.is_some() {
             return;
         }
-        let alarm =
-            format!("the disk of this box failed: {what}; replace it, then restart twinsan");
+        let remedy = if what.ends_with("NoSpace") {
+            "make room in its pool" // for metadata: a page of a dirty map that was never in use
+        } else {
+            "repair or replace it"
+        };
+        let alarm = format!("the disk of this box failed: {what}; {remedy}, then restart twinsan");
         self.alarm(alarm.clone());
         self.failed = Some(alarm);
         self.refuse_stream_for_disk();
-        if self.is_primary() && !self.needs_peer() {
+        if self.is_primary() && !self.counts_peer() {
             self.abort_commands(&super::CommandError::Io);
+        }
+    }
+
+    /// An operation that does not end is a failed disk, if there is a peer to go on (law R12);
+    /// without one the box waits for it, and says so.
+    pub(super) fn watch_disk(&mut self) {
+        let timeout_ms = self.params.limits.disk_timeout_ms;
+        let Some((op, age)) = self.ops.oldest() else {
+            return;
+        };
+        if age < timeout_ms * NS_PER_MS || self.failed.is_some() {
+            return;
+        }
+        let follows = self.target.is_some();
+        if follows || self.counts_peer() {
+            self.fail_disk(&format!("an operation has not ended for {timeout_ms} ms"));
+        } else if self.ops.late != Some(op) {
+            self.ops.late = Some(op);
+            self.alarm(format!(
+                "an operation on the disk of this box has not ended for {timeout_ms} ms; no \
+                 other box can go on, so it is waited for; look at the disk"
+            ));
         }
     }
 
@@ -165,10 +263,11 @@ impl Engine {
         if writes.is_empty() && volume.dirty.is_durable(volume.dirty.version()) {
             volume.pages_wanted = false;
         }
+        volume.counters.page_writes += writes.len() as u64;
         for write in writes {
             let op = Op::Page {
                 volume: number,
-                page: write.page,
+                part: write.part,
             };
             let data = Bytes::from(write.bytes);
             let fua = crate::types::Fua::Yes;
@@ -184,12 +283,12 @@ impl Engine {
         }
     }
 
-    fn on_page_done(&mut self, number: VolumeNumber, page: u32, error: Option<DiskError>) {
+    fn on_page_done(&mut self, number: VolumeNumber, part: Part, error: Option<DiskError>) {
         if let Some(error) = error {
             return self.fail_disk(&format!("dirty map of volume {number}, {error:?}"));
         }
         if let Some(volume) = self.volumes.get_mut(&number) {
-            volume.dirty.written(page);
+            volume.dirty.written(part);
         }
     }
 }

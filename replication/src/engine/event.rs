@@ -1,5 +1,7 @@
 //! What the engine tells the outside: events for authority and operators, and its status.
 
+use super::counters::Work;
+use super::io::Pace;
 use crate::types::{DiskInstance, Epoch, Incarnation, NodeId, VolumeNumber, VolumeSpec};
 
 /// Something the caller's other parts may want to act upon.
@@ -54,6 +56,15 @@ pub enum Event {
         /// The volume.
         volume: VolumeNumber,
     },
+    /// The peer was away for a moment and is back: nothing had to be decided (law D4).
+    Thawed,
+    /// The peer came back and gets writes that it lacks from memory (law D4).
+    Replayed {
+        /// How many.
+        writes: u64,
+        /// Bytes that they cover.
+        bytes: u64,
+    },
     /// A copy to the peer begins.
     ResyncStarted {
         /// Bytes to copy.
@@ -77,6 +88,11 @@ pub enum Event {
     },
     /// A volume is attached and usable here.
     VolumeReady {
+        /// The volume.
+        spec: VolumeSpec,
+    },
+    /// A volume is larger here; as primary, on both boxes.
+    VolumeGrown {
         /// The volume.
         spec: VolumeSpec,
     },
@@ -111,6 +127,8 @@ pub enum Attached {
     Yes,
     /// Not, and why.
     No(String),
+    /// The disk failed while it was in use, and how: nothing is answered any more (law D5).
+    Failed(String),
 }
 
 /// Why the data session ended.
@@ -147,6 +165,18 @@ pub struct Status {
     pub acks_wait_for_peer: bool,
     /// Bytes marked dirty over all volumes.
     pub dirty_bytes: u64,
+    /// Bytes that could not be read here and were read from the peer.
+    pub mended_bytes: u64,
+    /// Pools that had no room for a write within the last minute.
+    pub full: Full,
+    /// Memory that keeps writes which the peer may lack.
+    pub kept_bytes: u64,
+    /// Kept writes sent again since this process started.
+    pub replayed_writes: u64,
+    /// Blocks read since then to be copied.
+    pub blocks_read: u64,
+    /// The copy to the peer.
+    pub resync: Resync,
     /// Commands admitted or queued and not yet completed.
     pub commands: usize,
     /// Disk operations in flight.
@@ -157,6 +187,83 @@ pub struct Status {
     pub volumes: Vec<VolumeStatus>,
 }
 
+/// A copy to the peer, or what would hold for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resync {
+    /// What was asked for.
+    pub pace: Pace,
+    /// How far it is.
+    pub phase: ResyncPhase,
+    /// What keeps a running copy from being faster.
+    pub limit: ResyncLimit,
+    /// Of the last second.
+    pub bytes_per_s: u64,
+    /// Of all copies of this process.
+    pub counts: ResyncCounts,
+}
+
+/// What was done to make the peer's copy equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResyncCounts {
+    /// Blocks whose hashes were equal: nothing was sent.
+    pub equal_blocks: u64,
+    /// Blocks whose hashes differed.
+    pub different_blocks: u64,
+    /// Blocks sent.
+    pub sent_blocks: u64,
+    /// Blocks of zeroes, sent without their data.
+    pub zero_blocks: u64,
+    /// Frames that carried any of these.
+    pub frames: u64,
+    /// Flushes of the peer asked for by a copy.
+    pub flushes: u64,
+}
+
+/// How far a copy to the peer, and its readmission, are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResyncPhase {
+    /// No copy is under way.
+    None,
+    /// The masks are being exchanged and made durable.
+    Preparing,
+    /// Blocks are on their way.
+    Copying,
+    /// Acknowledgements wait for the peer, which has not applied everything yet.
+    Draining,
+    /// Both boxes flush.
+    Flushing,
+    /// The authority has been asked to readmit the peer.
+    Asked,
+}
+
+/// What keeps a copy from being faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResyncLimit {
+    /// Nothing is copied.
+    Idle,
+    /// Disks and network.
+    Hardware,
+    /// The application is to feel little of it.
+    Application,
+    /// It would not end: the application's writes wait for the peer.
+    Floor,
+    /// [`Pace::AtMost`].
+    Rate,
+    /// [`Pace::Paused`].
+    Paused,
+    /// A block cannot be read here, or finds no room there; it is tried again.
+    Unreadable,
+}
+
+/// Whose pool is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Full {
+    /// This box's.
+    pub here: bool,
+    /// The peer's, as far as it told us.
+    pub there: bool,
+}
+
 /// One volume in [`Status`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeStatus {
@@ -164,10 +271,14 @@ pub struct VolumeStatus {
     pub spec: VolumeSpec,
     /// Attached and usable.
     pub attached: bool,
+    /// Where its data area begins in its backing here.
+    pub data_offset: u64,
     /// Bytes marked dirty.
     pub dirty_bytes: u64,
     /// Regions whose intent is durable.
     pub hot_regions: usize,
+    /// What was done with it since it was attached.
+    pub work: Work,
 }
 
 /// What this box may do. It moves along [`EDGES`] only; this is the main way.

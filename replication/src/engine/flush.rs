@@ -57,6 +57,7 @@ impl Engine {
     }
 
     pub(super) fn on_flush_done(&mut self, number: VolumeNumber, error: Option<DiskError>) {
+        let error = error.filter(|_| !mutant!(IgnoreFlushError));
         if let Some(volume) = self.volumes.get_mut(&number) {
             match error {
                 None => volume.local_flush.finish(),
@@ -83,6 +84,7 @@ impl Engine {
         volume.peer_flush.finish();
         let cutoff = volume.peer_cutoff;
         volume.unstable.retain(|_, write| *write > cutoff);
+        self.kept_is_stable(number, cutoff);
         self.chunks_are_stable(number, seq);
     }
 

@@ -7,7 +7,7 @@
 
 use super::resync::Joining;
 use super::volume::Settle;
-use super::{Authority, CommandError, Engine, Event, Lease, PeerLoss};
+use super::{Authority, CommandError, Engine, Event, Lease, Pace, PeerLoss};
 use crate::meta::group::GroupState;
 use crate::mutants::mutant;
 use crate::types::{DiskInstance, Epoch, Members, OpId, Time, VolumeNumber};
@@ -41,7 +41,7 @@ pub(super) enum Reign {
     /// The epoch is being written.
     Epoch { version: u64 },
     /// The volumes are being flushed.
-    Flush { rounds: Vec<(VolumeNumber, u64)> },
+    Flush { rounds: Rounds },
     /// Commands are served.
     Serving,
     /// Served on, while the epoch of a readmission is being written (law R6).
@@ -49,11 +49,25 @@ pub(super) enum Reign {
 }
 
 /// A seal that is not reported yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sealing {
     epoch: Epoch,
     version: Option<u64>,
     barrier: OpId,
+    flush: Option<Rounds>,
+}
+
+/// Rounds of flushes, one of each volume.
+type Rounds = Vec<(VolumeNumber, u64)>;
+
+/// A loss of the peer that is reported once all that was acknowledged is stable here: a config
+/// without the peer may be chosen although this box loses its power first, and then nobody else
+/// may serve (law R1).
+#[derive(Clone, Debug)]
+pub(super) struct Losing {
+    number: u64,
+    why: PeerLoss,
+    flush: Rounds,
 }
 
 impl Engine {
@@ -164,6 +178,7 @@ impl Engine {
     fn promote(&mut self) {
         self.close_target();
         self.frozen = false;
+        self.losing = None;
         self.joining = Joining::No;
         self.handover = None;
         self.verified = !self.counts_peer();
@@ -179,7 +194,12 @@ impl Engine {
         self.handover = None;
         self.verified = true;
         self.verify_by = None;
+        self.thaw_by = None;
+        self.losing = None;
         self.end_session(PeerLoss::Closed);
+        if self.failed.is_some() {
+            self.abort_commands(&CommandError::Io); // nobody takes over any more
+        }
     }
 
     fn begin_activation(&mut self) {
@@ -217,21 +237,12 @@ impl Engine {
             }
             Reign::Epoch { version } => {
                 if self.group_is_durable(*version) {
-                    let volumes = self.volumes.iter_mut();
-                    let rounds = volumes.map(|(n, volume)| (*n, volume.local_flush.ask()));
-                    self.reign = Reign::Flush {
-                        rounds: rounds.collect(),
-                    };
-                    self.step();
+                    let rounds = self.flush_all();
+                    self.reign = Reign::Flush { rounds };
                 }
             }
             Reign::Flush { rounds } => {
-                let flushed = |(number, round): &(VolumeNumber, u64)| {
-                    self.volumes
-                        .get(number)
-                        .is_none_or(|v| v.local_flush.done >= *round)
-                };
-                if rounds.iter().all(flushed) || mutant!(ServeWithoutFlush) {
+                if self.are_flushed(rounds) || mutant!(ServeWithoutFlush) {
                     self.serve();
                 }
             }
@@ -243,6 +254,20 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn flush_all(&mut self) -> Rounds {
+        self.step();
+        let volumes = self.volumes.iter_mut();
+        let rounds = volumes.map(|(number, volume)| (*number, volume.local_flush.ask()));
+        rounds.collect()
+    }
+
+    fn are_flushed(&self, rounds: &Rounds) -> bool {
+        rounds.iter().all(|(number, round)| {
+            let volume = self.volumes.get(number);
+            volume.is_none_or(|volume| volume.local_flush.done >= *round)
+        })
     }
 
     /// Makes the epoch served the copy's data epoch.
@@ -319,9 +344,27 @@ impl Engine {
     pub(super) fn freeze(&mut self, why: PeerLoss) {
         self.frozen = true;
         self.verify_by = None;
-        self.report_loss(why);
+        self.thaw_by = None;
+        self.losses += 1;
+        self.losing = Some(Losing {
+            number: self.losses,
+            why,
+            flush: self.flush_all(),
+        });
     }
 
+    /// Reports a loss of which nothing can be forgotten any more.
+    pub(super) fn advance_losing(&mut self) {
+        let Some(losing) = &self.losing else { return };
+        let flushed = self.are_flushed(&losing.flush) || mutant!(LoseUnflushed);
+        if flushed || self.failed.is_some() {
+            let (number, why) = (losing.number, losing.why);
+            self.losing = None;
+            self.event(Event::PeerLost { number, why });
+        }
+    }
+
+    /// The loss of a peer that no acknowledgement needs.
     pub(super) fn report_loss(&mut self, why: PeerLoss) {
         self.losses += 1;
         let number = self.losses;
@@ -348,10 +391,18 @@ impl Engine {
         if !was_primary {
             return;
         }
+        if !mutant!(DemoteLate) {
+            self.reign = Reign::Off; // first: nothing that waits for the peer completes now
+        }
+        self.thaw_by = None;
+        self.thawed = false;
         self.joining = Joining::No;
         self.end_session(PeerLoss::Closed);
+        self.forget_kept();
+        self.pacer.ask(Pace::Auto, self.now);
         self.reign = Reign::Off;
         self.frozen = false;
+        self.losing = None;
         self.verified = true;
         self.verify_by = None;
         self.handover = None;
@@ -377,19 +428,29 @@ impl Engine {
             epoch,
             version,
             barrier: self.ops.barrier(),
+            flush: None,
         });
     }
 
+    /// Whoever seals is about to propose itself as the only member, and that may be chosen although
+    /// it loses its power first: what it acknowledged is stable before (law R2).
     pub(super) fn advance_seal(&mut self) {
-        let Some(sealing) = self.sealing else { return };
+        let Some(mut sealing) = self.sealing.take() else {
+            return;
+        };
         let durable = sealing
             .version
             .is_none_or(|version| self.group_is_durable(version));
-        if durable && (self.ops.passed(sealing.barrier) || mutant!(SealWithoutDrain)) {
-            self.sealing = None;
-            self.event(Event::Sealed {
-                epoch: sealing.epoch,
-            });
+        let drained = self.ops.passed(sealing.barrier) || mutant!(SealWithoutDrain);
+        if durable && drained && sealing.flush.is_none() {
+            sealing.flush = Some(self.flush_all());
+        }
+        let flushed = |rounds| self.are_flushed(rounds) || mutant!(SealUnflushed);
+        if self.failed.is_some() || sealing.flush.as_ref().is_some_and(flushed) {
+            let epoch = sealing.epoch;
+            self.event(Event::Sealed { epoch });
+        } else {
+            self.sealing = Some(sealing);
         }
     }
 

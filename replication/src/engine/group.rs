@@ -1,7 +1,7 @@
 //! Keeping the group state: one write at a time, each with the newest content.
 
 use super::disk::Op;
-use super::event::{Attached, DataState, Event};
+use super::event::{Attached, DataState};
 use super::{DiskError, Engine, Io};
 use crate::meta::group::{GroupState, Life};
 use crate::types::{Epoch, Fua, VolumeNumber};
@@ -78,7 +78,10 @@ impl Engine {
     }
 
     pub(super) fn attached(&self) -> Attached {
-        if let Some(fault) = self.failed.as_ref().or(self.fault.as_ref()) {
+        if let Some(failure) = &self.failed {
+            return Attached::Failed(failure.clone());
+        }
+        if let Some(fault) = &self.fault {
             return Attached::No(fault.clone());
         }
         if !self.booted {
@@ -109,19 +112,6 @@ impl Engine {
             data_epoch: group.map_or(Epoch::ZERO, |group| group.data_epoch),
             sealed: self.sealed(),
             cache_lost: group.is_some_and(lost),
-        }
-    }
-
-    /// Reports the state of the copy when it has changed and is durable.
-    pub(super) fn report_data(&mut self) {
-        let settled = self.group_is_durable(self.group_version()) || self.failed.is_some();
-        if !self.booted || !settled || self.opening.contains_key(&VolumeNumber::SYSTEM) {
-            return;
-        }
-        let state = self.data_state();
-        if self.reported.as_ref() != Some(&state) {
-            self.reported = Some(state.clone());
-            self.event(Event::Data(state));
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::command::Stage;
 use super::volume::Settle;
 use super::{Engine, Event};
+use crate::mutants::mutant;
 use crate::types::{Epoch, VolumeNumber};
 
 /// A handover that was asked for. While there is one, nothing is taken in.
@@ -59,7 +60,10 @@ impl Engine {
             Step::Draining => {
                 let resting = |stage: &Stage| match stage {
                     Stage::Lock | Stage::Ready | Stage::Region { .. } | Stage::Answer(_) => true,
-                    Stage::Reading | Stage::Piece(_) | Stage::Flushing { .. } => false,
+                    Stage::Reading
+                    | Stage::Piece(_)
+                    | Stage::Mending(_)
+                    | Stage::Flushing { .. } => false,
                 };
                 if self.tasks.values().all(|task| resting(&task.stage)) && self.jobs.is_empty() {
                     let rounds = self.volumes.iter_mut().map(|(number, volume)| {
@@ -76,7 +80,7 @@ impl Engine {
                         volume.local_flush.done >= *local && volume.peer_flush.done >= *peer
                     })
                 };
-                if rounds.iter().all(flushed) {
+                if rounds.iter().all(flushed) || mutant!(HandoverUnflushed) {
                     let volumes = self.volumes.iter_mut();
                     let pages = volumes.map(|(number, volume)| (*number, volume.want_pages()));
                     let pages = pages.collect();
@@ -103,8 +107,7 @@ impl Engine {
             let intents = &mut volume.intents;
             let cold = intents.hot.values().all(|heat| heat.users == 0);
             if cold && !intents.hot.is_empty() {
-                intents.hot.clear();
-                intents.changed = true;
+                intents.keep(|_| false);
                 changed = true;
             }
             volume.settle = Settle::Idle { due: None };

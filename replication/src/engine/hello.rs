@@ -1,6 +1,7 @@
 //! The primary's side of a handshake: prove, settle volumes, compare, join the masks.
 
 use super::compare::{self, Local, Pair, Peer, Verdict};
+use super::digest::Coarse;
 use super::session::{Phase, What};
 use super::{Engine, Event, PeerLoss};
 use crate::meta::group::{Coverage, Life};
@@ -42,12 +43,18 @@ impl Engine {
             secondary: theirs,
             epoch: source.epoch,
             session: source.number,
+            binding: source.binding,
         };
         transcript.verify(&self.params.key, Side::Secondary, &mac)?;
         if theirs.group != self.params.group || theirs.node != peer {
             return Err(WireError::Authentication);
         }
         source.theirs = Some(theirs);
+        if self.is_held() && self.kepts.peer() != Some(theirs.incarnation) {
+            self.end_session(PeerLoss::OtherIncarnation);
+            return Ok(());
+        }
+        let source = self.source.as_mut().expect("the caller looked");
         source.phase = Phase::State;
         let proof = transcript.mac(&self.params.key, Side::Primary);
         self.send_body(Kind::Proof, Bytes::copy_from_slice(&proof));
@@ -96,6 +103,7 @@ impl Engine {
         if !mutant!(IgnorePeerMask) {
             for run in runs {
                 volume.dirty.set_run(run);
+                volume.coarse.note(run);
             }
         }
         Ok(())
@@ -124,7 +132,11 @@ impl Engine {
             }
             Verdict::Sealed => self.end_session(PeerLoss::Sealed),
             Verdict::Differs => self.end_session(PeerLoss::Differs),
-            Verdict::Equal => self.begin_stream(),
+            Verdict::Equal if self.is_held() => self.thaw(),
+            Verdict::Equal => {
+                self.forget_kept(); // nothing is lacking
+                self.begin_stream();
+            }
             Verdict::Delta | Verdict::Full => self.prepare(verdict, &state),
         }
         Ok(())
@@ -141,7 +153,12 @@ impl Engine {
         Local {
             group: self.params.group,
             epoch: mandate.epoch,
-            previous: self.previous_epoch,
+            // a peer that was only away for a moment is in this epoch already
+            previous: if self.is_held() {
+                mandate.epoch
+            } else {
+                self.previous_epoch
+            },
             counted: self.needs_peer(),
             base: mandate.peer_base,
             base_disk: mandate.peer_disk,
@@ -174,6 +191,10 @@ impl Engine {
 
     /// Makes the union of the masks durable; before it is, nothing is sent.
     fn prepare(&mut self, verdict: Verdict, state: &State) {
+        let replays = verdict == Verdict::Delta && self.match_kept();
+        if !replays {
+            self.forget_kept();
+        }
         let zero_base: Vec<(VolumeNumber, bool)> = {
             let group = self.group.as_ref().expect("a primary has a copy");
             let entries = group.volumes.values();
@@ -194,6 +215,17 @@ impl Engine {
                 && copy == Verdict::Full
             {
                 volume.dirty.set_all();
+                if !theirs.fresh {
+                    // much of an old copy is as it was
+                    let count = volume.layout.blocks;
+                    volume.coarse.note(mask::Run { start: 0, count });
+                }
+            }
+        }
+        let clean = mutant!(ClearByDecision) && self.peer_is_clean(state);
+        if clean && verdict == Verdict::Delta {
+            for volume in self.volumes.values_mut() {
+                volume.dirty.clear_all();
             }
         }
         let covers = Coverage {
@@ -211,7 +243,7 @@ impl Engine {
                 entry.life != Life::Tombstone
                     || !told
                         .iter()
-                        .any(|told| told.deleted && told.spec == entry.spec)
+                        .any(|told| told.deleted && told.spec.is_same_volume(&entry.spec))
             });
         });
         let mut pages = Vec::new();
@@ -248,11 +280,13 @@ impl Engine {
         }
     }
 
-    fn begin_stream(&mut self) {
+    pub(super) fn begin_stream(&mut self) {
         self.send_body(Kind::Begin, Bytes::new());
         let counted = self.needs_peer();
         let source = self.source.as_mut().expect("the caller looked");
         source.phase = Phase::Streaming;
+        self.replay();
+        let source = self.source.as_ref().expect("the caller looked");
         let incarnation = source.theirs.expect("it has proven who it is").incarnation;
         let disk = source.state.as_ref().expect("it has said what it has").disk;
         self.event(Event::PeerUp { incarnation, disk });
@@ -269,6 +303,10 @@ impl Engine {
         let source = self.source.as_mut().expect("the caller looked");
         source.epoch = epoch;
         source.in_sync = true;
+        self.pacer.end();
+        for volume in self.volumes.values_mut() {
+            volume.coarse = Coarse::default(); // what becomes dirty from here on is exact
+        }
         self.send_control(Kind::Epoch, What::Marker { epoch }, VolumeNumber::SYSTEM);
     }
 }

@@ -31,6 +31,10 @@ impl Ranges {
         }
     }
 
+    pub(super) fn range(&self, id: u64) -> Option<std::ops::Range<u64>> {
+        self.ends.get(&id).map(|(start, end)| *start..*end)
+    }
+
     /// Ids of the ranges that overlap `start .. end`.
     pub(super) fn overlapping(&self, start: u64, end: u64) -> impl Iterator<Item = u64> {
         let first = (start.saturating_sub(self.longest), 0);

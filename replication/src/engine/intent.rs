@@ -1,12 +1,54 @@
 //! Intents: hot before the first write of a region leaves, cold after both sides flushed (D2).
 
 use super::command::Stage;
+use super::counters::Span;
 use super::disk::Op;
-use super::volume::{Settle, Volume, regions};
+use super::volume::{Heat, Intents, Settle, Volume, regions};
 use super::{DiskError, Engine, Io};
-use crate::meta::intent;
+use crate::meta::intent::Table;
+use crate::mutants::mutant;
 use crate::types::{Fua, Time, VolumeNumber};
 use bytes::Bytes;
+use std::collections::VecDeque;
+
+impl Intents {
+    /// The regions of a table whose ring is durable.
+    pub(super) fn new(table: Table) -> Self {
+        let heat = Heat {
+            durable: true,
+            ..Heat::default()
+        };
+        Self {
+            hot: table.regions().map(|region| (region, heat)).collect(),
+            table,
+            writing: None,
+            short: false,
+            settled: 0,
+            repair: false,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// A region that is or becomes hot.
+    fn heat(&mut self, region: u32) -> &mut Heat {
+        self.hot.entry(region).or_insert_with(|| {
+            self.table.add(region);
+            Heat::default()
+        })
+    }
+
+    /// Makes every other region cold.
+    pub(super) fn keep(&mut self, stays: impl Fn(&Heat) -> bool) {
+        let Self { hot, table, .. } = self;
+        hot.retain(|region, heat| {
+            let stays = stays(heat);
+            if !stays {
+                table.remove(*region);
+            }
+            stays
+        });
+    }
+}
 
 impl Volume {
     /// Asks for intents to become cold by `due`.
@@ -17,8 +59,8 @@ impl Volume {
     }
 
     /// Intents are on disk as they are in memory.
-    pub(super) const fn intents_are_written(&self) -> bool {
-        !self.intents.changed && self.intents.writing.is_none()
+    pub(super) fn intents_are_written(&self) -> bool {
+        self.intents.table.is_written() && self.intents.writing.is_none()
     }
 }
 
@@ -31,7 +73,7 @@ impl Engine {
             return false;
         }
         for region in regions(from, to) {
-            intents.hot.entry(region).or_default().users += 1;
+            intents.heat(region).users += 1;
         }
         true
     }
@@ -51,8 +93,9 @@ impl Engine {
             return;
         };
         let intents = &mut volume.intents;
+        let mut waiting = std::mem::take(&mut intents.waiting);
         let mut full = false;
-        for (ticket, admitted) in &mut intents.waiting {
+        for (ticket, admitted) in &mut waiting {
             let Some((from, to)) = tasks.get(ticket).and_then(waiting_range) else {
                 continue;
             };
@@ -65,13 +108,15 @@ impl Engine {
                 break;
             }
             for region in regions(from, to) {
-                let heat = intents.hot.entry(region).or_default();
-                heat.users += 1;
-                intents.changed |= !heat.durable;
+                intents.heat(region).users += 1;
             }
             *admitted = true;
         }
-        if full && volume.intents.hot.values().any(|heat| heat.users == 0) {
+        intents.waiting = waiting;
+        intents.short |= full;
+        let cutoff = volume.done_until();
+        let can_cool = |heat: &Heat| heat.users == 0 && heat.last <= cutoff;
+        if full && volume.intents.hot.values().any(can_cool) {
             volume.settle_by(now);
         }
     }
@@ -84,28 +129,22 @@ impl Engine {
             return;
         };
         let pages_durable = volume.dirty.is_durable(volume.dirty.version());
-        let uuid = volume.spec.uuid;
         let intents = &mut volume.intents;
-        if !intents.changed || intents.writing.is_some() {
+        let repair = intents.repair && pages_durable;
+        if intents.writing.is_some() || intents.table.is_written() && !repair {
             return;
         }
-        let regions = intents.hot.keys().copied().collect();
-        let mut seq = intents.next_seq;
-        let bytes = if intents.repair && pages_durable {
-            seq = seq.next_multiple_of(intent::SLOTS);
+        let write = if repair {
             intents.repair = false;
-            intents.next_seq = seq + intent::SLOTS;
-            intent::encode_ring(uuid, seq, &regions)
+            intents.table.write_all()
         } else {
-            intents.next_seq = seq + 1;
-            intent::encode(uuid, seq, &regions)
+            intents.table.write()
         };
-        intents.changed = false;
-        intents.writing = Some(regions);
-        let offset_bytes = intent::offset_of(seq);
+        intents.writing = Some(write.stored);
+        volume.counters.intent_writes += 1;
         let io = Io::Write {
-            offset_bytes,
-            data: Bytes::from(bytes),
+            offset_bytes: write.offset_bytes,
+            data: Bytes::from(write.bytes),
             fua: Fua::Yes,
         };
         self.submit(number, Op::Intent { volume: number }, io);
@@ -118,10 +157,11 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&number) else {
             return;
         };
-        let written = volume.intents.writing.take().unwrap_or_default();
-        for region in written {
-            if let Some(heat) = volume.intents.hot.get_mut(&region) {
-                heat.durable = true;
+        let intents = &mut volume.intents;
+        for (place, region) in intents.writing.take().unwrap_or_default() {
+            if intents.table.is_stored(place, region) {
+                let heat = intents.hot.get_mut(&region);
+                heat.expect("it is in the table").durable = true;
             }
         }
     }
@@ -145,6 +185,7 @@ impl Engine {
             }
             intents.waiting.pop_front();
             if self.can_write() {
+                self.count(ticket, Span::Intent);
                 self.send_piece(ticket);
             } else {
                 self.give_back(number, from, to);
@@ -160,11 +201,18 @@ impl Engine {
         }
     }
 
+    /// Whether intents may become cold. A handover clears all of them itself, and what waits for
+    /// room in the ring is not started before it ends.
+    pub(super) fn settles(&self) -> bool {
+        let serves = self.is_serving() && !self.frozen && self.failed.is_none();
+        serves && self.handover.is_none()
+    }
+
     /// Flush, dirty map, record without the cold regions, in that order.
     pub(super) fn advance_settle(&mut self, number: VolumeNumber) {
         let streaming = self.is_streaming();
         let session = self.session_number();
-        let quiet = self.is_serving() && !self.frozen && self.failed.is_none();
+        let quiet = self.settles();
         let now = self.now;
         let Some(volume) = self.volumes.get_mut(&number) else {
             return;
@@ -196,6 +244,7 @@ impl Engine {
                     self.steps += 1;
                     return;
                 }
+                let peer = peer.filter(|_| !mutant!(SettleLocally));
                 let flushed = volume.local_flush.done >= local
                     && peer.is_none_or(|peer| volume.peer_flush.done >= peer);
                 if flushed {
@@ -218,12 +267,15 @@ impl Engine {
 }
 
 impl Volume {
+    /// Regions without a write since the intents were settled before become cold, or all without
+    /// a write since `cutoff` if others wait for their places. What is written often stays hot, so
+    /// that its writes do not wait for a record again and again.
     fn cool_until(&mut self, cutoff: u64) {
-        let before = self.intents.hot.len();
+        let before = std::mem::replace(&mut self.intents.settled, cutoff);
+        let short = std::mem::take(&mut self.intents.short);
+        let idle_since = if short { cutoff } else { before };
         self.intents
-            .hot
-            .retain(|_, heat| heat.users > 0 || heat.last > cutoff);
-        self.intents.changed |= self.intents.hot.len() != before || self.intents.repair;
+            .keep(|heat| heat.users > 0 || heat.last > idle_since && !mutant!(CoolEarly));
     }
 }
 
@@ -234,6 +286,7 @@ fn waiting_range(task: &super::command::Task) -> Option<(u64, u64)> {
         | Stage::Ready
         | Stage::Reading
         | Stage::Piece(_)
+        | Stage::Mending(_)
         | Stage::Flushing { .. }
         | Stage::Answer(_) => None,
     }

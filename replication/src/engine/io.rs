@@ -6,6 +6,7 @@ use crate::types::{
     OpId, SessionId, Time, VolumeNumber, VolumeSpec, Zeroed,
 };
 use crate::wire;
+use crate::wire::hello::Binding;
 use bytes::Bytes;
 
 /// What an engine is made of.
@@ -38,6 +39,8 @@ pub struct Params {
 pub struct Limits {
     /// Commands in flight; more wait in order.
     pub inflight_commands: usize,
+    /// Commands that wait to be taken in, beyond those; more are refused.
+    pub queued_commands: usize,
     /// Bytes of commands in flight; one command is always admitted.
     pub inflight_bytes: u64,
     /// Bytes of resync blocks sent and not acknowledged, while the application is idle.
@@ -45,21 +48,36 @@ pub struct Limits {
     /// Bytes mirrored to a peer that is not in sync and not acknowledged; beyond it writes become
     /// dirty instead.
     pub mirror_window_bytes: u64,
-    /// Regions with a durable intent, per volume, 2 to the capacity of an intent record.
+    /// Memory for writes that the peer may lack, to be sent again when it comes back; beyond it
+    /// their blocks are copied.
+    pub retain_bytes: u64,
+    /// Regions with a durable intent, per volume, 2 to [`crate::meta::intent::PLACES`]. What a box
+    /// that dies leaves to be compared: so many regions for each second that this may take, at
+    /// the rate at which disks are read and hashed.
     pub hot_regions: usize,
     /// Unflushed writes are made stable, and their intents cleared, after that long.
     pub settle_ms: u64,
+    /// A disk operation that takes longer is a failed disk (law R12).
+    pub disk_timeout_ms: u64,
 }
+
+/// How long comparing the hot regions of a volume may take after a box died.
+const RECOVERY_S: usize = 30;
+/// Regions that are read and hashed in a second: 1 GB/s.
+const COMPARED_REGIONS_PER_S: usize = 1000;
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             inflight_commands: 1024,
+            queued_commands: 65_536,
             inflight_bytes: 64 << 20,
-            resync_window_bytes: 2 << 20,
+            resync_window_bytes: 8 << 20,
             mirror_window_bytes: 16 << 20,
-            hot_regions: 960,
+            retain_bytes: 64 << 20,
+            hot_regions: RECOVERY_S * COMPARED_REGIONS_PER_S,
             settle_ms: 2000,
+            disk_timeout_ms: 5000,
         }
     }
 }
@@ -88,6 +106,13 @@ pub enum Input {
         /// In words.
         reason: String,
     },
+    /// Answer to [`Output::Grow`].
+    Grown {
+        /// Which.
+        number: VolumeNumber,
+        /// The backing as it is now; `zeroed` is about what was added to it. Or why not, in words.
+        result: Result<Opened, String>,
+    },
     /// Answer to [`Output::Submit`].
     Done {
         /// Which.
@@ -99,13 +124,19 @@ pub enum Input {
     Connected {
         /// The new session.
         session: SessionId,
+        /// The channel that carries it.
+        binding: Binding,
     },
     /// Answer to [`Output::Connect`].
     ConnectFailed,
+    /// Answer to [`Output::Connect`]: the peer's machine is there and no process of it listens.
+    ConnectRefused,
     /// The peer dialled us.
     Accepted {
         /// The new session.
         session: SessionId,
+        /// The channel that carries it.
+        binding: Binding,
     },
     /// A session ended.
     Disconnected {
@@ -142,6 +173,9 @@ pub enum Input {
     },
     /// The right to answer from replicated state (law R5).
     Lease(Lease),
+    /// How fast a copy to the peer may go, from now until the next one or until this box is not
+    /// primary any more.
+    Pace(Pace),
     /// Who must hear that the volume lost its cache is durable elsewhere (law D5): it is not told
     /// again.
     CacheLossKept {
@@ -161,6 +195,15 @@ pub enum Input {
         id: CommandId,
         /// What to make.
         spec: VolumeSpec,
+    },
+    /// Make a volume larger on both boxes; completes when all of it can be used.
+    GrowVolume {
+        /// For `Complete`.
+        id: CommandId,
+        /// Which.
+        number: VolumeNumber,
+        /// Its new size.
+        size_bytes: u64,
     },
     /// Delete a volume on both boxes.
     DeleteVolume {
@@ -216,6 +259,20 @@ pub enum Lease {
     Until(Time),
     /// Without end: nobody else can serve (law R5b).
     Unlimited,
+}
+
+/// How fast a copy to the peer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as the application does not feel it.
+    Auto,
+    /// Not at all; writes are mirrored on.
+    Paused,
+    /// Not faster than this, nor than [`Pace::Auto`].
+    AtMost {
+        /// Bytes per second.
+        bytes_per_s: u64,
+    },
 }
 
 /// A command; offsets are bytes in the volume's data area, multiples of 512 as lengths are.
@@ -295,12 +352,20 @@ pub enum Output {
         /// Whether to make it.
         create: Create,
     },
+    /// Make the backing of an attached volume longer; nothing of what it holds changes.
+    Grow {
+        /// Which.
+        number: VolumeNumber,
+        /// Bytes the backing must have at least.
+        backing_bytes: u64,
+    },
     /// Close and remove the backing of a volume.
     Remove {
         /// Which.
         number: VolumeNumber,
     },
-    /// Dial the peer once; answered by `Connected` or `ConnectFailed`.
+    /// Dial the peer once; answered by `Connected`, `ConnectFailed` or
+    /// `ConnectRefused`.
     Connect,
     /// Close a session after what was sent on it; `Disconnected` may or may not follow.
     Disconnect {
@@ -408,6 +473,8 @@ pub enum CommandError {
     Io,
     /// No room.
     NoSpace,
+    /// Too many commands wait already: try again.
+    Overloaded,
     /// No such volume.
     UnknownVolume,
     /// For a reason in words.

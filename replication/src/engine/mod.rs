@@ -12,37 +12,49 @@ pub mod io;
 
 mod attach;
 mod command;
+mod counters;
+mod digest;
 mod disk;
 mod flush;
 mod frozen;
 mod group;
+mod grow;
 mod handover;
 mod hello;
 mod inflight;
 mod intent;
+mod mend;
+mod pace;
+mod replay;
 mod resync;
 mod session;
 mod status;
 mod target;
+mod thaw;
+mod upkeep;
 mod volume;
 mod volumes;
 mod write;
 
+pub use counters::{Span, Summary, Work};
 pub use event::{
-    Attached, DataLink, DataState, EDGES, Event, PeerLoss, Role, Status, VolumeStatus,
+    Attached, DataLink, DataState, EDGES, Event, Full, PeerLoss, Resync, ResyncCounts, ResyncLimit,
+    ResyncPhase, Role, Status, VolumeStatus,
 };
 pub use io::{
     Authority, Command, CommandError, Completed, DiskError, Input, Io, IoDone, Lease, Limits,
-    Opened, Output, Params,
+    Opened, Output, Pace, Params,
 };
 
 use crate::meta::group::GroupState;
-use crate::types::{CommandId, Epoch, OpId, SessionId, Time, VolumeNumber};
-use crate::wire::{self, volumes::Entry};
+use crate::types::{Epoch, OpId, SessionId, Time, VolumeNumber};
+use crate::wire::{self, applied::Applied, volumes::Entry};
 use bytes::Bytes;
+use command::Arrived;
 use frozen::{Reign, Standing};
 use resync::Joining;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use upkeep::{DataGates, Gates, Volumes};
 use volume::Volume;
 
 /// The engine of one group on one box.
@@ -68,14 +80,18 @@ pub struct Engine {
     group_disk: group::GroupDisk,
     seal_floor: Epoch,
     sealing: Option<frozen::Sealing>,
-    volumes: BTreeMap<VolumeNumber, Volume>,
+    volumes: Volumes,
+    /// What all volumes depend on, when upkeep looked last.
+    gates: Gates,
     /// Backings that existed at start.
     found: BTreeSet<VolumeNumber>,
     opening: BTreeMap<VolumeNumber, attach::Opening>,
     open_failures: BTreeMap<VolumeNumber, String>,
+    /// A volume that becomes larger.
+    growing: Option<grow::Growing>,
     /// Volumes whose backings go once older operations are over.
     removing: BTreeMap<VolumeNumber, OpId>,
-    reported: Option<DataState>,
+    reported: Option<(DataGates, DataState)>,
 
     // authority
     standing: Standing,
@@ -84,22 +100,31 @@ pub struct Engine {
     frozen: bool,
     /// Losses of the peer that were reported.
     losses: u64,
+    /// One that is not reported yet.
+    losing: Option<frozen::Losing>,
     /// The peer, if it counts, has been seen to be equal.
     verified: bool,
     verify_by: Option<Time>,
+    /// The peer is needed and lost, and until then nobody is told: it may be back at once.
+    thaw_by: Option<Time>,
+    /// It came back so, and nothing was made stable on it since.
+    thawed: bool,
     /// Data epoch of the copy before the epoch served.
     previous_epoch: Epoch,
     lease: Lease,
     handover: Option<handover::Handover>,
 
     // commands
-    intake: VecDeque<(CommandId, Command)>,
+    intake: VecDeque<Arrived>,
     tasks: BTreeMap<u64, command::Task>,
     task_bytes: u64,
     next_ticket: u64,
     ready: BTreeSet<u64>,
     answers: BTreeSet<u64>,
     flushing: BTreeSet<u64>,
+    /// Commands whose range waits for the peer to be asked for it.
+    mending: BTreeSet<u64>,
+    troubles: mend::Troubles,
     jobs: VecDeque<volumes::Job>,
 
     // the peer, as primary
@@ -111,11 +136,16 @@ pub struct Engine {
     table_sent: Vec<Entry>,
     chunks: BTreeMap<u64, resync::Chunk>,
     joining: Joining,
+    kepts: replay::Kepts,
     resync_reason: &'static str,
+    pacer: pace::Pacer,
+    resync_counts: ResyncCounts,
 
     // the peer, as secondary
     incoming: Vec<target::Incoming>,
     target: Option<target::Target>,
+    /// What was applied of the last session that streamed.
+    applied: Option<Applied>,
     /// A volume that the stream asked for.
     making: Option<volumes::Making>,
     orphans: BTreeSet<VolumeNumber>,
@@ -127,7 +157,7 @@ impl Engine {
     /// An engine that has not seen its disks yet.
     #[must_use]
     pub fn new(params: Params) -> Self {
-        let max = crate::meta::intent::REGIONS_MAX;
+        let max = crate::meta::intent::PLACES;
         assert!(
             (2..=max).contains(&params.limits.hot_regions),
             "hot_regions is 2 to {max}"
@@ -148,18 +178,23 @@ impl Engine {
             group_disk: group::GroupDisk::default(),
             seal_floor: Epoch::ZERO,
             sealing: None,
-            volumes: BTreeMap::new(),
+            volumes: Volumes::default(),
+            gates: Gates::default(),
             found: BTreeSet::new(),
             opening: BTreeMap::new(),
             open_failures: BTreeMap::new(),
+            growing: None,
             removing: BTreeMap::new(),
             reported: None,
             standing: Standing::Secondary { epoch: Epoch::ZERO },
             reign: Reign::Off,
             frozen: false,
             losses: 0,
+            losing: None,
             verified: true,
             verify_by: None,
+            thaw_by: None,
+            thawed: false,
             previous_epoch: Epoch::ZERO,
             lease: Lease::None,
             handover: None,
@@ -170,6 +205,8 @@ impl Engine {
             ready: BTreeSet::new(),
             answers: BTreeSet::new(),
             flushing: BTreeSet::new(),
+            mending: BTreeSet::new(),
+            troubles: mend::Troubles::default(),
             jobs: VecDeque::new(),
             source: None,
             dialing: false,
@@ -179,9 +216,13 @@ impl Engine {
             table_sent: Vec::new(),
             chunks: BTreeMap::new(),
             joining: Joining::No,
+            kepts: replay::Kepts::default(),
             resync_reason: "",
+            pacer: pace::Pacer::new(),
+            resync_counts: ResyncCounts::default(),
             incoming: Vec::new(),
             target: None,
+            applied: None,
             making: None,
             orphans: BTreeSet::new(),
             buried: BTreeSet::new(),
@@ -190,6 +231,7 @@ impl Engine {
 
     /// Feeds exactly one event; then drain [`Engine::poll_output`] to `None` before the next.
     pub fn handle(&mut self, now: Time, input: Input) {
+        self.ops.pass(self.now, now);
         self.now = self.now.max(now);
         match input {
             Input::Timeout => {}
@@ -197,10 +239,12 @@ impl Engine {
             Input::Format => self.on_format(),
             Input::Opened(opened) => self.on_opened(opened),
             Input::OpenFailed { number, reason } => self.on_open_failed(number, reason),
+            Input::Grown { number, result } => self.on_grown(number, result),
             Input::Done { op, result } => self.on_done(op, result),
-            Input::Connected { session } => self.on_connected(session),
+            Input::Connected { session, binding } => self.on_connected(session, binding),
             Input::ConnectFailed => self.on_connect_failed(),
-            Input::Accepted { session } => self.on_accepted(session),
+            Input::ConnectRefused => self.on_connect_refused(),
+            Input::Accepted { session, binding } => self.on_accepted(session, binding),
             Input::Disconnected { session } => self.on_disconnected(session),
             Input::Frame {
                 session,
@@ -213,10 +257,17 @@ impl Engine {
             Input::HandoverCancelled { id } => self.on_handover_cancelled(id),
             Input::CacheLossKept { volume } => self.on_cache_loss_kept(volume),
             Input::Lease(lease) => self.on_lease(lease),
+            Input::Pace(pace) => self.pacer.ask(pace, self.now),
             Input::Command { id, command } => self.on_command(id, command),
             Input::CreateVolume { id, spec } => self.on_create_volume(id, spec),
+            Input::GrowVolume {
+                id,
+                number,
+                size_bytes,
+            } => self.on_grow_volume(id, number, size_bytes),
             Input::DeleteVolume { id, number } => self.on_delete_volume(id, number),
         }
+        self.watch_disk();
         self.maintain();
         let role = self.role();
         if role != self.shown {
@@ -241,7 +292,7 @@ impl Engine {
             .as_ref()
             .is_some_and(|target| target.id == session)
         {
-            self.target = None;
+            self.leave_target();
         }
         if self
             .source
@@ -268,44 +319,6 @@ impl Engine {
             Err(error) if source => self.break_session(&error.to_string()),
             Err(error) if target => self.break_target(error),
             Err(_) => self.refuse_incoming(session),
-        }
-    }
-
-    /// Lets every state machine take the steps that are possible now.
-    fn maintain(&mut self) {
-        loop {
-            let before = self.steps;
-            self.advance_start();
-            self.advance_seal();
-            self.advance_reign();
-            self.advance_verify();
-            self.advance_silence();
-            self.advance_target_silence();
-            self.advance_dial();
-            self.advance_prepare();
-            self.advance_incoming();
-            self.advance_target();
-            self.advance_making();
-            self.advance_handover();
-            self.advance_jobs();
-            self.advance_removing();
-            self.advance_intake();
-            self.advance_ready();
-            self.advance_resync();
-            let numbers: Vec<VolumeNumber> = self.volumes.keys().copied().collect();
-            for number in numbers {
-                self.advance_intents(number);
-                self.advance_flush(number);
-                self.advance_settle(number);
-                self.advance_pages(number);
-            }
-            self.advance_flushing();
-            self.advance_answers();
-            self.advance_group();
-            self.report_data();
-            if self.steps == before {
-                return;
-            }
         }
     }
 

@@ -8,10 +8,12 @@
 //! that ends while the peer is needed freezes the engine (law R1).
 
 use super::inflight::Ranges;
+use super::mend::Room;
 use super::resync::Progress;
 use super::{Engine, Event, Output, PeerLoss};
 use crate::mutants::mutant;
 use crate::types::{Epoch, SessionId, Time, VolumeNumber};
+use crate::wire::applied::Applied;
 use crate::wire::{self, Header, Kind, Refusal, WireError, hello};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +28,12 @@ pub(super) struct Source {
     pub(super) epoch: Epoch,
     pub(super) phase: Phase,
     pub(super) mine: hello::Hello,
+    /// The channel that carries it.
+    pub(super) binding: hello::Binding,
     pub(super) theirs: Option<hello::Hello>,
     pub(super) state: Option<hello::State>,
+    /// What it applied of an earlier session.
+    pub(super) applied: Option<Applied>,
     /// The masks that came had no bit set.
     pub(super) masks_empty: bool,
     pub(super) heard: Time,
@@ -43,6 +49,8 @@ pub(super) struct Source {
     pub(super) sent_chunks: BTreeMap<(VolumeNumber, u32), u64>,
     /// Blocks being read.
     pub(super) reading: BTreeSet<(VolumeNumber, u32)>,
+    /// Blocks whose hashes were found to differ, to be copied next.
+    pub(super) differing: BTreeSet<(VolumeNumber, u32)>,
     pub(super) progress: Progress,
     /// The peer has been told that it is in sync.
     pub(super) in_sync: bool,
@@ -72,23 +80,67 @@ struct Sent {
 /// What a frame is about.
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    Write { ticket: u64, bytes: u64 },
-    Chunk { block: u32, bytes: u64 },
-    Flush { volume: VolumeNumber },
-    Marker { epoch: Epoch },
+    Write {
+        ticket: u64,
+        /// Its number in the volume.
+        number: u64,
+        bytes: u64,
+    },
+    Chunk {
+        block: u32,
+        count: u32,
+        bytes: u64,
+    },
+    Digest {
+        block: u32,
+        count: u32,
+        bytes: u64,
+    },
+    Mend {
+        ticket: u64,
+        bytes: u64,
+    },
+    Read {
+        ticket: u64,
+    },
+    Flush {
+        volume: VolumeNumber,
+    },
+    Marker {
+        epoch: Epoch,
+    },
     Volume,
 }
 
+impl What {
+    /// It is about what a range of a volume holds on the peer.
+    const fn settles_data(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Chunk { .. } | Self::Digest { .. } | Self::Mend { .. } => {
+                true
+            }
+            Self::Read { .. } | Self::Flush { .. } | Self::Marker { .. } | Self::Volume => false,
+        }
+    }
+}
+
 impl Source {
-    pub(super) fn new(id: SessionId, number: u32, epoch: Epoch, mine: hello::Hello) -> Self {
+    pub(super) fn new(
+        (id, binding): (SessionId, hello::Binding),
+        number: u32,
+        epoch: Epoch,
+        mine: hello::Hello,
+    ) -> Self {
         Self {
             id,
             number,
             epoch,
             phase: Phase::Welcome,
             mine,
+            binding,
             theirs: None,
             state: None,
+            applied: None,
             masks_empty: true,
             heard: Time::default(),
             sent: Time::default(),
@@ -99,6 +151,7 @@ impl Source {
             resync_bytes: 0,
             sent_chunks: BTreeMap::new(),
             reading: BTreeSet::new(),
+            differing: BTreeSet::new(),
             progress: Progress::default(),
             in_sync: false,
         }
@@ -116,7 +169,18 @@ impl Source {
     /// Every write and block up to `seq` was acknowledged.
     pub(super) fn is_applied(&self, seq: u64) -> bool {
         let mut waiting = self.unacked.range(..=seq).map(|(_, sent)| &sent.what);
-        waiting.all(|what| !matches!(what, What::Write { .. } | What::Chunk { .. }))
+        waiting.all(|what| !what.settles_data())
+    }
+
+    /// The block is on its way to the peer.
+    pub(super) fn has(&self, number: VolumeNumber, block: u32) -> bool {
+        let place = (number, block);
+        self.reading.contains(&place) || self.sent_chunks.contains_key(&place)
+    }
+
+    /// The frame `seq` has been answered.
+    pub(super) fn is_answered(&self, seq: u64) -> bool {
+        !self.unacked.contains_key(&seq)
     }
 
     pub(super) fn silent_at(&self, peer_loss_ms: u64) -> Time {
@@ -124,7 +188,8 @@ impl Source {
     }
 
     pub(super) fn ping_at(&self, peer_loss_ms: u64) -> Time {
-        self.sent.plus_ms(peer_loss_ms / 5)
+        let share = if mutant!(PingOften) { 10 } else { 5 };
+        self.sent.plus_ms(peer_loss_ms / share)
     }
 }
 
@@ -141,7 +206,7 @@ impl Engine {
     /// Dials when there is somebody to serve and nobody at the other end.
     pub(super) fn advance_dial(&mut self) {
         let wanted = self.is_serving()
-            && !self.frozen
+            && (!self.frozen || self.is_held())
             && self.failed.is_none()
             && self.source.is_none()
             && !self.dialing;
@@ -152,23 +217,38 @@ impl Engine {
     }
 
     pub(super) fn on_connect_failed(&mut self) {
-        self.dialing = false;
+        self.dialing = mutant!(StuckDial);
         self.dial_at = Some(self.now.plus_ms(self.redial_ms()));
+    }
+
+    /// The process that had the session is gone: there is nothing to wait for.
+    pub(super) fn on_connect_refused(&mut self) {
+        self.on_connect_failed();
+        if self.is_held() {
+            self.freeze(PeerLoss::Closed);
+        }
     }
 
     /// Sooner while commands wait for the peer to be verified.
     const fn redial_ms(&self) -> u64 {
-        self.params.peer_loss_ms / if self.verified { 2 } else { 10 }
+        let part = match (self.is_held(), self.verified) {
+            (true, _) => 25,
+            (false, false) => 10,
+            (false, true) => 2,
+        };
+        self.params.peer_loss_ms / part
     }
 
-    pub(super) fn on_connected(&mut self, session: SessionId) {
+    pub(super) fn on_connected(&mut self, session: SessionId, binding: hello::Binding) {
         let expected = std::mem::take(&mut self.dialing);
-        if !expected || !self.is_serving() || self.frozen || self.source.is_some() {
+        let shut = self.frozen && !self.is_held();
+        if !expected || !self.is_serving() || shut || self.source.is_some() {
             return self.emit(Output::Disconnect { session });
         }
         self.sessions += 1;
         let mine = self.new_hello();
-        let mut source = Source::new(session, self.sessions, self.standing_epoch(), mine);
+        let channel = (session, binding);
+        let mut source = Source::new(channel, self.sessions, self.standing_epoch(), mine);
         source.heard = self.now;
         self.source = Some(source);
         self.send_body(Kind::Hello, Bytes::copy_from_slice(&mine.encode()));
@@ -223,9 +303,11 @@ impl Engine {
             .unwrap_or(0);
         ranges.insert(seq, range.start, range.end);
         match what {
-            What::Write { bytes, .. } => source.mirror_bytes += bytes,
-            What::Chunk { bytes, .. } => source.resync_bytes += bytes,
-            What::Flush { .. } | What::Marker { .. } | What::Volume => {}
+            What::Write { bytes, .. } | What::Mend { bytes, .. } => source.mirror_bytes += bytes,
+            What::Chunk { bytes, .. } | What::Digest { bytes, .. } => {
+                source.resync_bytes += bytes;
+            }
+            What::Read { .. } | What::Flush { .. } | What::Marker { .. } | What::Volume => {}
         }
         source.unacked.insert(seq, Sent { what, volume });
         let mut header = Header {
@@ -257,25 +339,25 @@ impl Engine {
     pub(super) fn on_source_frame(&mut self, header: &Header, payload: &Bytes) {
         let source = self.source.as_mut().expect("the caller looked");
         source.heard = self.now;
-        if header.session != source.number {
+        if header.session != source.number && !mutant!(AnySession) {
             return self.break_session("a frame of another session");
         }
         let result = match header.kind {
             Kind::Ping => Ok(()),
             Kind::Welcome => self.on_welcome(payload),
             Kind::State => self.on_state(payload),
+            Kind::Applied if source.phase == Phase::Masks => self.on_applied_state(payload),
             Kind::Mask => self.on_mask(header.volume, payload),
             Kind::MaskEnd => self.on_mask_end(),
-            Kind::Ack => self.on_ack(header.seq),
+            Kind::Ack => self.on_ack(header.seq, header.offset),
             Kind::StableAck => self.on_stable_ack(header.volume, header.seq),
-            Kind::Nack => {
-                self.on_nack(header, payload);
-                Ok(())
-            }
+            Kind::ReadReply => self.on_read_reply(header.seq, payload),
+            Kind::Nack => self.on_nack(header, payload),
             Kind::Hello
             | Kind::Proof
             | Kind::Table
             | Kind::Begin
+            | Kind::Applied
             | Kind::Write
             | Kind::WriteZeroes
             | Kind::ResyncData
@@ -283,37 +365,87 @@ impl Engine {
             | Kind::Flush
             | Kind::Epoch
             | Kind::VolumeCreate
-            | Kind::VolumeDelete => Err(WireError::Field("kind")),
+            | Kind::VolumeDelete
+            | Kind::VolumeGrow
+            | Kind::ResyncHash
+            | Kind::Read => Err(WireError::Field("kind")),
         };
         if let Err(error) = result {
             self.break_session(&error.to_string());
         }
     }
 
-    fn on_ack(&mut self, seq: u64) -> Result<(), WireError> {
-        let source = self.source.as_mut().expect("the caller looked");
-        let sent = source.unacked.remove(&seq).ok_or(WireError::Field("seq"))?;
-        if let Some(ranges) = source.ranges.get_mut(&sent.volume) {
-            ranges.remove(seq);
-        }
-        match sent.what {
-            What::Write { ticket, bytes } => {
-                source.mirror_bytes -= bytes;
-                self.on_piece_acked(ticket);
-            }
-            What::Chunk { block, bytes } => {
-                source.resync_bytes -= bytes;
-                if mutant!(ClearUnstable)
-                    && source.sent_chunks.remove(&(sent.volume, block)).is_some()
+    fn on_ack(&mut self, seq: u64, differs: u64) -> Result<(), WireError> {
+        let (sent, volume) = self.take_sent(seq).ok_or(WireError::Field("seq"))?;
+        match sent {
+            What::Write { ticket, number, .. } => {
+                self.kepts.applied(volume, number);
+                if mutant!(PayEarly)
+                    && let Some(volume) = self.volumes.get_mut(&volume)
                 {
-                    self.volume_mut(sent.volume).dirty.clear(block);
+                    volume.dirty.pay(number);
+                }
+                self.on_piece_acked(ticket, number);
+            }
+            What::Mend { ticket, .. } => self.on_mend_answered(ticket, Room::Found),
+            What::Chunk {
+                block,
+                count,
+                bytes,
+            } => {
+                self.pacer.acked(bytes);
+                if mutant!(ClearUnstable) {
+                    self.clear_blocks(volume, block, count);
                 }
             }
-            What::Flush { .. } => return Err(WireError::Field("seq")),
+            What::Digest {
+                block,
+                count,
+                bytes,
+            } => {
+                self.pacer.acked(bytes);
+                self.on_compared(volume, (block, count), seq, differs);
+            }
+            What::Flush { .. } | What::Read { .. } => return Err(WireError::Field("seq")),
             What::Marker { epoch } => self.event(Event::InSync { epoch }),
             What::Volume => self.on_volume_answer(Ok(())),
         }
         Ok(())
+    }
+
+    /// Law D1, broken by a mutant: copies count before they are stable.
+    fn clear_blocks(&mut self, number: VolumeNumber, first: u32, count: u32) {
+        for block in first..first + count {
+            let source = self.source.as_mut().expect("the caller looked");
+            if source.sent_chunks.remove(&(number, block)).is_some() {
+                self.volume_mut(number).dirty.clear(block);
+            }
+        }
+    }
+
+    /// The frame is answered: what it was about, and which volume.
+    pub(super) fn take_sent(&mut self, seq: u64) -> Option<(What, VolumeNumber)> {
+        let source = self.source.as_mut()?;
+        let sent = source.unacked.remove(&seq)?;
+        if let Some(ranges) = source.ranges.get_mut(&sent.volume) {
+            ranges.remove(seq);
+        }
+        match sent.what {
+            What::Write { bytes, .. } | What::Mend { bytes, .. } => source.mirror_bytes -= bytes,
+            What::Chunk { bytes, .. } | What::Digest { bytes, .. } => {
+                source.resync_bytes -= bytes;
+            }
+            What::Read { .. } | What::Flush { .. } | What::Marker { .. } | What::Volume => {}
+        }
+        Some((sent.what, sent.volume))
+    }
+
+    /// The range of a frame without an answer.
+    pub(super) fn range_of(&self, seq: u64) -> Option<(VolumeNumber, Range<u64>)> {
+        let source = self.source.as_ref()?;
+        let volume = source.unacked.get(&seq)?.volume;
+        let range = source.ranges.get(&volume)?.range(seq)?;
+        Some((volume, range))
     }
 
     fn on_stable_ack(&mut self, volume: VolumeNumber, seq: u64) -> Result<(), WireError> {
@@ -327,10 +459,17 @@ impl Engine {
         Ok(())
     }
 
-    fn on_nack(&mut self, header: &Header, payload: &Bytes) {
+    fn on_nack(&mut self, header: &Header, payload: &Bytes) -> Result<(), WireError> {
         match Refusal::from_flags(header.flags) {
             Some(Refusal::Sealed) => self.end_session(PeerLoss::Sealed),
             Some(Refusal::Disk) => self.end_session(PeerLoss::DiskFailed),
+            Some(Refusal::NoRoom) => return self.on_no_room(header.seq),
+            Some(Refusal::Unreadable) => {
+                let Some((What::Read { ticket }, _)) = self.take_sent(header.seq) else {
+                    return Err(WireError::Field("seq"));
+                };
+                self.on_read_refused(ticket);
+            }
             Some(Refusal::Volume) if self.is_streaming() => {
                 let source = self.source.as_mut().expect("the caller looked");
                 if source.unacked.remove(&header.seq).is_some() {
@@ -346,6 +485,7 @@ impl Engine {
             }
             None => self.break_session("an unknown refusal"),
         }
+        Ok(())
     }
 
     /// What came is not to be understood.
@@ -360,6 +500,7 @@ impl Engine {
         let Some(source) = self.source.take() else {
             return;
         };
+        let held_until = self.thaw_until(&source, why);
         self.emit(Output::Disconnect { session: source.id });
         self.dial_at = Some(self.now.plus_ms(self.redial_ms()));
         for volume in self.volumes.values_mut() {
@@ -370,15 +511,20 @@ impl Engine {
                 let active = &volume.active;
                 volume.unstable.retain(|_, write| active.contains(write));
             }
-            volume.dirty_unstable();
             volume.peer_flush.abort();
         }
+        self.owe_unstable();
         self.drop_peer_legs();
+        self.pacer.end();
         self.on_volume_session_lost();
         let announced = source.is_streaming();
         let early = !self.verified && why == PeerLoss::Closed;
         if early {
             self.dial_at = Some(self.now.plus_ms(self.redial_ms())); // until `verify_by`
+        } else if let Some(until) = held_until {
+            self.hold(until);
+        } else if self.is_held() && matches!(why, PeerLoss::Closed | PeerLoss::Silent) {
+            self.dial_at = Some(self.now.plus_ms(self.redial_ms())); // until `thaw_by`
         } else if self.needs_peer_lastingly() {
             self.freeze(why);
         } else {
@@ -393,7 +539,9 @@ impl Engine {
     pub(super) fn advance_silence(&mut self) {
         let loss_ms = self.params.peer_loss_ms;
         let Some(source) = &self.source else { return };
-        if source.silent_at(loss_ms) <= self.now {
+        let silent = source.silent_at(loss_ms) <= self.now;
+        let doubtful = source.silent_at(loss_ms / 2) <= self.now;
+        if silent || (doubtful && self.thaw_until(source, PeerLoss::Silent).is_some()) {
             self.end_session(PeerLoss::Silent);
         } else if source.ping_at(loss_ms) <= self.now {
             self.send_body(Kind::Ping, Bytes::new());

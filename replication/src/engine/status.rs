@@ -1,8 +1,9 @@
 //! Timers, status, and the full walk over the invariants.
 
 use super::command::Stage;
+use super::counters::Work;
 use super::frozen::Reign;
-use super::volume::{Settle, blocks, regions};
+use super::volume::{blocks, regions};
 use super::write::Leg;
 use super::{DataLink, Engine, Role, Status, VolumeStatus};
 use crate::meta::DIRTY_BLOCK_BYTES;
@@ -16,29 +17,37 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Time> {
         let loss_ms = self.params.peer_loss_ms;
         let source = self.source.as_ref();
-        let session = source.map(|s| s.silent_at(loss_ms).min(s.ping_at(loss_ms)));
+        let session = source.map(|s| {
+            let doubt = s.silent_at(loss_ms / 2);
+            let silent = s.silent_at(loss_ms);
+            let silent = if doubt > self.now { doubt } else { silent };
+            silent.min(s.ping_at(loss_ms))
+        });
         let retry = source
             .and_then(|source| source.progress.retry_at)
             .filter(|at| *at > self.now);
         let quiet = self.is_serving() && !self.frozen && self.failed.is_none();
+        let held = self.is_held() && self.is_serving() && self.failed.is_none();
         let dial = self
             .dial_at
-            .filter(|_| quiet && source.is_none() && !self.dialing);
-        let settle = self
-            .volumes
-            .values()
-            .filter_map(|volume| match volume.settle {
-                Settle::Idle { due } => due.filter(|_| quiet),
-                Settle::Flushing { .. } | Settle::Pages { .. } => None,
-            });
+            .filter(|_| (quiet || held) && source.is_none() && !self.dialing);
+        let settle = self.volumes.timer().filter(|_| self.settles());
         let progress = self.progress_at().filter(|_| quiet);
+        let look = self
+            .ops
+            .look_at(self.now, self.params.limits.disk_timeout_ms)
+            .filter(|_| self.failed.is_none());
         let timers = [
             session,
             retry,
             dial,
             self.verify_at(),
+            self.thaw_at(),
             self.target_due(),
             progress,
+            look,
+            self.kept_at(),
+            self.pace_due().filter(|_| quiet),
         ];
         timers.into_iter().flatten().chain(settle).min()
     }
@@ -53,8 +62,10 @@ impl Engine {
             VolumeStatus {
                 spec: entry.spec,
                 attached: volume.is_some(),
+                data_offset: volume.map_or(0, |volume| volume.layout.data_offset),
                 dirty_bytes: volume.map_or(0, |volume| volume.dirty.count() * DIRTY_BLOCK_BYTES),
                 hot_regions: volume.map_or(0, |volume| volume.intents.hot.len()),
+                work: volume.map_or_else(Work::default, |volume| volume.counters.told()),
             }
         });
         Status {
@@ -65,6 +76,12 @@ impl Engine {
             link: self.link(),
             acks_wait_for_peer: self.needs_peer(),
             dirty_bytes: self.dirty_bytes(),
+            mended_bytes: self.troubles.mended_bytes,
+            full: self.troubles.full(self.now),
+            kept_bytes: self.kepts.cost_bytes(),
+            replayed_writes: self.kepts.replayed,
+            blocks_read: self.kepts.blocks_read,
+            resync: self.resync_status(),
             commands: self.tasks.len() + self.intake.len() + self.jobs.len(),
             disk_operations: self.ops.len(),
             highest: self
@@ -75,7 +92,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn role(&self) -> Role {
+    /// What this box may do.
+    #[must_use]
+    pub fn role(&self) -> Role {
         if self.failed.is_some() {
             return Role::Failed;
         }
@@ -93,7 +112,15 @@ impl Engine {
         }
     }
 
-    fn link(&self) -> DataLink {
+    /// Every acknowledgement waits for the peer, which lacks nothing.
+    #[must_use]
+    pub fn is_mirrored(&self) -> bool {
+        self.needs_peer() && self.dirty_bytes() == 0
+    }
+
+    /// State of the data session.
+    #[must_use]
+    pub fn link(&self) -> DataLink {
         use super::target::TargetPhase;
         match (&self.source, &self.target) {
             (Some(source), _) if source.in_sync => DataLink::Mirroring,
@@ -110,6 +137,7 @@ impl Engine {
     /// Walks every invariant; panics if one is broken.
     pub fn check_full(&self) {
         self.check();
+        self.volumes.check_full();
         for (number, volume) in &self.volumes {
             volume.dirty.check_full();
             volume.locks.check_full();

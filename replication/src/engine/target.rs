@@ -8,14 +8,17 @@
 //! are over (laws D4, R8). Frames that overlap are applied in the order of the stream. A frame of
 //! a sealed epoch is refused (law R3).
 
+use super::digest;
 use super::disk::Op;
 use super::inflight::{Grant, Locks, Mode};
+use super::mend::Pool;
 use super::{DiskError, Engine, Io, Output};
 use crate::meta::SECTOR_BYTES;
 use crate::meta::group::Life;
 use crate::mutants::mutant;
-use crate::types::{Epoch, Fua, OpId, SessionId, Time, VolumeNumber, Zeroed};
-use crate::wire::hello::{Hello, Side, State, StateVolume, Transcript};
+use crate::types::{Epoch, Fua, Incarnation, OpId, SessionId, Time, VolumeNumber, Zeroed};
+use crate::wire::applied::{self, Applied};
+use crate::wire::hello::{Binding, Hello, Side, State, StateVolume, Transcript};
 use crate::wire::{self, FLAG_FUA, Header, Kind, Refusal, WireError, mask, volumes};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,6 +30,8 @@ const INCOMING_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Incoming {
     id: SessionId,
+    /// The channel that carries it.
+    binding: Binding,
     accepted: Time,
     /// A greeting that came while this box was busy with something else.
     early: Option<(Header, Bytes)>,
@@ -37,6 +42,8 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) id: SessionId,
+    /// The process at the other end.
+    primary: Incarnation,
     number: u32,
     pub(super) epoch: Epoch,
     pub(super) phase: TargetPhase,
@@ -48,10 +55,15 @@ pub(super) struct Target {
     /// The queue waits until these versions of the group state are durable.
     holds: VecDeque<Hold>,
     /// Frames that wait for their lock.
-    waiting: BTreeMap<u64, (Header, Bytes)>,
-    locks: BTreeMap<VolumeNumber, Locks>,
+    pub(super) waiting: BTreeMap<u64, (Header, Bytes)>,
+    pub(super) locks: BTreeMap<VolumeNumber, Locks>,
     unapplied: BTreeMap<VolumeNumber, BTreeSet<u64>>,
     flushes: VecDeque<(VolumeNumber, u64)>,
+    /// Hashes whose blocks are being read.
+    pub(super) comparing: BTreeMap<u64, Bytes>,
+    /// A frame was refused for want of room: it is neither applied, nor may it be sent again, as
+    /// later ones of its range may be applied. Nothing is said of what was (law D4).
+    refused: bool,
     /// Told to be in sync.
     pub(super) in_sync: bool,
 }
@@ -68,6 +80,17 @@ pub(super) enum TargetPhase {
     Streaming,
 }
 
+/// How a frame of the stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is on the device.
+    Applied,
+    /// Its blocks were compared; a bit for each that differs.
+    Compared { differs: u64 },
+    /// There is no room for it.
+    NoRoom,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Hold {
     version: u64,
@@ -76,13 +99,14 @@ struct Hold {
 }
 
 impl Engine {
-    pub(super) fn on_accepted(&mut self, session: SessionId) {
+    pub(super) fn on_accepted(&mut self, session: SessionId, binding: Binding) {
         if self.incoming.len() >= INCOMING_MAX {
             let oldest = self.incoming.remove(0);
             self.emit(Output::Disconnect { session: oldest.id });
         }
         self.incoming.push(Incoming {
             id: session,
+            binding,
             accepted: self.now,
             early: None,
             greeted: None,
@@ -127,7 +151,7 @@ impl Engine {
                 let same = header.epoch == transcript.epoch && header.session == transcript.session;
                 if same && transcript.verify(&key, Side::Primary, payload).is_ok() {
                     self.drop_incoming(id);
-                    self.become_target(id, header);
+                    self.become_target(id, transcript.primary.incarnation, header);
                 } else {
                     self.refuse_incoming(id);
                 }
@@ -157,17 +181,19 @@ impl Engine {
             return self.refuse_incoming(id);
         };
         let secondary = self.new_hello();
+        let incoming = self.incoming.iter_mut().find(|incoming| incoming.id == id);
+        let incoming = incoming.expect("the caller looked");
         let (epoch, session) = (header.epoch, header.session);
         let transcript = Transcript {
             primary,
             secondary,
             epoch,
             session,
+            binding: incoming.binding,
         };
         let mut body = secondary.encode().to_vec();
         body.extend_from_slice(&transcript.mac(&self.params.key, Side::Secondary));
-        let incoming = self.incoming.iter_mut().find(|incoming| incoming.id == id);
-        incoming.expect("the caller looked").greeted = Some(transcript);
+        incoming.greeted = Some(transcript);
         self.send_to(id, Header::new(Kind::Welcome, epoch, session), body.into());
     }
 
@@ -181,7 +207,7 @@ impl Engine {
         });
     }
 
-    fn become_target(&mut self, id: SessionId, header: &Header) {
+    fn become_target(&mut self, id: SessionId, primary: Incarnation, header: &Header) {
         let place = (header.epoch, header.session);
         let newest = self
             .target
@@ -193,6 +219,7 @@ impl Engine {
         self.close_target_session();
         self.target = Some(Target {
             id,
+            primary,
             number: header.session,
             epoch: header.epoch,
             phase: TargetPhase::Settling {
@@ -207,7 +234,9 @@ impl Engine {
             waiting: BTreeMap::new(),
             locks: BTreeMap::new(),
             unapplied: BTreeMap::new(),
+            refused: false,
             flushes: VecDeque::new(),
+            comparing: BTreeMap::new(),
             in_sync: false,
         });
         if header.epoch <= self.sealed() && !mutant!(SkipSeal) {
@@ -216,14 +245,32 @@ impl Engine {
     }
 
     fn close_target_session(&mut self) {
-        if let Some(target) = self.target.take() {
-            self.emit(Output::Disconnect { session: target.id });
+        if let Some(session) = self.leave_target() {
+            self.emit(Output::Disconnect { session });
         }
+    }
+
+    /// The session is over, and nothing more of it is started. Remembers what was applied of it,
+    /// for a primary that comes back (law D4): frames that wait for others are dropped, frames at
+    /// the disk are over before the next session hears of them.
+    pub(super) fn leave_target(&mut self) -> Option<SessionId> {
+        let target = self.target.take()?;
+        let told = !target.refused || mutant!(CountRefused);
+        if target.phase == TargetPhase::Streaming && told {
+            self.applied = Some(Applied {
+                primary: target.primary,
+                session: target.number,
+                last_seq: target.last_seq,
+                missing: applied::runs(target.waiting.keys().copied()),
+            });
+        }
+        Some(target.id)
     }
 
     /// This box becomes primary: nobody writes here any more.
     pub(super) fn close_target(&mut self) {
         self.close_target_session();
+        self.applied = None;
         for incoming in std::mem::take(&mut self.incoming) {
             self.emit(Output::Disconnect {
                 session: incoming.id,
@@ -260,7 +307,7 @@ impl Engine {
         self.answer_body(kind, volume, seq, Bytes::new());
     }
 
-    fn answer_body(&mut self, kind: Kind, volume: VolumeNumber, seq: u64, body: Bytes) {
+    pub(super) fn answer_body(&mut self, kind: Kind, volume: VolumeNumber, seq: u64, body: Bytes) {
         self.answer_with(body, |header| Header {
             kind,
             volume,
@@ -380,6 +427,11 @@ impl Engine {
         };
         let number = VolumeNumber::SYSTEM;
         self.answer_body(Kind::State, number, 0, state.encode());
+        let told = |applied: &&Applied| applied.missing.len() <= applied::RUNS_MAX;
+        if let Some(applied) = self.applied.as_ref().filter(told) {
+            let body = applied.encode();
+            self.answer_body(Kind::Applied, number, 0, body);
+        }
         let numbers: Vec<VolumeNumber> = self.volumes.keys().copied().collect();
         for number in numbers {
             let mut from = 0;
@@ -404,8 +456,9 @@ impl Engine {
             group.covers = None;
             // from its readmission on the primary counts what lies in this box's cache, also
             // before the marker of the new epoch arrives (law D5)
-            group.following = true;
+            group.following = !mutant!(ForgetFollowing);
         });
+        self.applied = None; // from here on this session counts
         let target = self.target.as_mut().expect("the caller looked");
         target.phase = TargetPhase::Streaming;
         target.holds.push_back(Hold { version, seq: None });
@@ -435,16 +488,19 @@ impl Engine {
             if header.seq != target.last_seq + 1 || header.dep_seq >= header.seq {
                 return Err(WireError::Field("seq"));
             }
-            target.last_seq = header.seq;
+            let seq = header.seq;
             match header.kind {
                 Kind::Flush => self.queue_flush(header.volume, header.seq)?,
                 Kind::Epoch => self.enter_epoch(&header),
-                Kind::VolumeCreate | Kind::VolumeDelete => {
+                Kind::VolumeCreate | Kind::VolumeDelete | Kind::VolumeGrow => {
                     self.on_volume_frame(&header, &payload)?;
                 }
-                Kind::Write | Kind::WriteZeroes | Kind::ResyncData | Kind::ResyncZero => {
-                    self.queue_write(header, payload)?;
-                }
+                Kind::Write
+                | Kind::WriteZeroes
+                | Kind::ResyncData
+                | Kind::ResyncZero
+                | Kind::ResyncHash => self.queue_write(header, payload)?,
+                Kind::Read => self.queue_read(header)?,
                 Kind::Hello
                 | Kind::Welcome
                 | Kind::Proof
@@ -453,35 +509,30 @@ impl Engine {
                 | Kind::Mask
                 | Kind::MaskEnd
                 | Kind::Begin
+                | Kind::Applied
                 | Kind::Ack
                 | Kind::StableAck
                 | Kind::Nack
+                | Kind::ReadReply
                 | Kind::Ping => return Err(WireError::Field("kind")),
+            }
+            if let Some(target) = &mut self.target {
+                target.last_seq = seq; // not before it was taken: it counts as applied (law D4)
             }
         }
     }
 
     fn queue_write(&mut self, header: Header, data: Bytes) -> Result<(), WireError> {
-        let Header {
-            volume: number,
-            offset,
-            length,
-            seq,
-            ..
-        } = header;
-        let size = self
-            .volumes
-            .get(&number)
-            .map(|volume| volume.spec.size_bytes);
-        let size = size.ok_or(WireError::Field("volume"))?;
-        let end = offset
-            .checked_add(length)
-            .filter(|end| *end <= size && length > 0);
-        let end = end.ok_or(WireError::Field("offset"))?;
-        if !(offset | length).is_multiple_of(SECTOR_BYTES) {
-            return Err(WireError::Field("offset"));
-        }
-        if header.kind.has_data() == data.is_empty() {
+        let (number, offset, seq) = (header.volume, header.offset, header.seq);
+        let hashes = header.kind == Kind::ResyncHash;
+        let end = if hashes {
+            let volume = self.volumes.get(&number);
+            let volume = volume.ok_or(WireError::Field("volume"))?;
+            digest::range_end(&header, &data, volume.spec.size_bytes)?
+        } else {
+            self.stream_range(&header)?
+        };
+        if (header.kind.has_data() || hashes) == data.is_empty() {
             return Err(WireError::Field("payload_len"));
         }
         let target = self.target.as_mut().expect("the caller looked");
@@ -498,19 +549,43 @@ impl Engine {
         Ok(())
     }
 
+    /// The end of the range of a frame, if the volume has it.
+    pub(super) fn stream_range(&self, header: &Header) -> Result<u64, WireError> {
+        let (offset, length) = (header.offset, header.length);
+        let volume = self.volumes.get(&header.volume);
+        let size = volume.map(|volume| volume.spec.size_bytes);
+        let size = size.ok_or(WireError::Field("volume"))?;
+        let end = offset
+            .checked_add(length)
+            .filter(|end| *end <= size && length > 0);
+        let whole = (offset | length).is_multiple_of(SECTOR_BYTES);
+        end.filter(|_| whole).ok_or(WireError::Field("offset"))
+    }
+
     /// Submits a frame whose turn it is.
-    fn apply(&mut self, seq: u64) {
+    pub(super) fn apply(&mut self, seq: u64) {
         let target = self.target.as_mut().expect("the caller looked");
         let Some((header, data)) = target.waiting.remove(&seq) else {
             return;
         };
+        if header.kind == Kind::ResyncHash {
+            return self.compare_blocks(header, data);
+        }
+        if header.kind == Kind::Read {
+            return self.fetch(&header);
+        }
         let session = target.id;
         let number = header.volume;
         let Some(volume) = self.volumes.get_mut(&number) else {
             return self.on_applied(session, number, seq, None); // deleted by a later frame
         };
         volume.zeroed = Zeroed::Unknown;
+        let skips = mutant!(SkipZeroes) && header.kind == Kind::WriteZeroes
+            || mutant!(SkipZeroChunk) && header.kind == Kind::ResyncZero;
         let offset_bytes = volume.layout.data_offset + header.offset;
+        if skips {
+            return self.on_applied(session, number, seq, None);
+        }
         let fua = if header.flags & FLAG_FUA != 0 {
             Fua::Yes
         } else {
@@ -538,6 +613,9 @@ impl Engine {
             },
             io,
         );
+        if mutant!(AckBeforeDisk) {
+            self.answer_frame(Kind::Ack, number, seq);
+        }
     }
 
     pub(super) fn on_applied(
@@ -547,11 +625,23 @@ impl Engine {
         seq: u64,
         error: Option<DiskError>,
     ) {
-        if let Some(error) = error {
+        let error = error.filter(|_| !mutant!(IgnoreApplyError));
+        if error.is_some() {
+            self.applied = None; // a frame at the disk is not applied after all
+        }
+        if let Some(error) = error.filter(|error| *error != DiskError::NoSpace) {
             return self.fail_disk(&format!("a write to volume {number}, {error:?}"));
         }
-        let target = self.target.as_mut().filter(|target| target.id == session);
-        let Some(target) = target else { return };
+        let open = |target: &Target| target.id == session;
+        if self.target.as_ref().is_some_and(open) {
+            let outcome = error.map_or(Outcome::Applied, |_| Outcome::NoRoom);
+            self.settle_frame(number, seq, outcome);
+        }
+    }
+
+    /// Answers a frame and lets those go that waited for it.
+    pub(super) fn settle_frame(&mut self, number: VolumeNumber, seq: u64, outcome: Outcome) {
+        let target = self.target.as_mut().expect("the caller looked");
         let locks = target.locks.entry(number).or_default();
         let granted = if mutant!(IgnoreOrder) {
             Vec::new()
@@ -559,7 +649,22 @@ impl Engine {
             locks.release(seq)
         };
         target.unapplied.entry(number).or_default().remove(&seq);
-        self.answer_frame(Kind::Ack, number, seq);
+        match outcome {
+            Outcome::Applied if mutant!(AckBeforeDisk) => {}
+            Outcome::Applied => self.answer_frame(Kind::Ack, number, seq),
+            Outcome::Compared { differs } => self.answer_with(Bytes::new(), |header| Header {
+                kind: Kind::Ack,
+                volume: number,
+                seq,
+                offset: differs,
+                ..header
+            }),
+            Outcome::NoRoom => {
+                target.refused = true;
+                self.tell_full(Pool::Ours);
+                self.refuse_frame(Refusal::NoRoom, seq, "");
+            }
+        }
         for seq in granted {
             self.apply(seq);
         }
@@ -598,6 +703,9 @@ impl Engine {
                 },
                 Io::Flush,
             );
+            if mutant!(FlushBeforeDisk) {
+                self.answer_frame(Kind::StableAck, volume, seq);
+            }
         }
     }
 
@@ -611,11 +719,8 @@ impl Engine {
         if let Some(error) = error {
             return self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
         }
-        if self
-            .target
-            .as_ref()
-            .is_some_and(|target| target.id == session)
-        {
+        let open = |target: &Target| target.id == session;
+        if self.target.as_ref().is_some_and(open) && !mutant!(FlushBeforeDisk) {
             self.answer_frame(Kind::StableAck, number, seq);
         }
     }
@@ -627,12 +732,11 @@ impl Engine {
         for volume in self.volumes.values_mut() {
             volume.dirty.clear_all();
             volume.want_pages();
-            volume.intents.hot.clear();
-            volume.intents.changed = true;
+            volume.intents.keep(|_| false);
         }
         let version = self.change_group(|group| {
             group.data_epoch = epoch;
-            group.following = true;
+            group.following = !mutant!(ForgetFollowing);
             for entry in group.volumes.values_mut() {
                 entry.cache_lost = false;
             }

@@ -7,10 +7,14 @@
 //! - a region with a write between its start and its end on all members is in `hot`, and its
 //!   intent is durable (law D2).
 
+use super::counters::Counters;
+use super::digest::Coarse;
 use super::inflight::Locks;
 use crate::meta::dirty::DirtyMap;
-use crate::meta::{DIRTY_BLOCK_BYTES, Layout, REGION_BYTES};
+use crate::meta::intent::Table;
+use crate::meta::{self, DIRTY_BLOCK_BYTES, Layout, REGION_BYTES};
 use crate::types::{VolumeSpec, Zeroed};
+use crate::wire::mask::Run;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
@@ -18,14 +22,22 @@ use std::ops::RangeInclusive;
 pub(super) struct Volume {
     pub(super) spec: VolumeSpec,
     pub(super) layout: Layout,
+    /// Bytes of the backing.
+    pub(super) backing_bytes: u64,
+    /// Sequence number of its superblocks.
+    pub(super) stamps: u64,
     /// The data area reads zero: proven, and nothing written since.
     pub(super) zeroed: Zeroed,
     pub(super) dirty: DirtyMap,
+    /// Where the dirty map says more than is known to differ.
+    pub(super) coarse: Coarse,
     pub(super) locks: Locks,
     /// Number of the newest write.
     pub(super) last_write: u64,
     pub(super) active: BTreeSet<u64>,
     pub(super) unstable: BTreeMap<u32, u64>,
+    /// The newest write that was mirrored, is not known stable and was not kept; 0 is none.
+    pub(super) unkept: u64,
     pub(super) intents: Intents,
     pub(super) local_flush: Rounds,
     pub(super) peer_flush: Rounds,
@@ -38,19 +50,22 @@ pub(super) struct Volume {
     pub(super) closing: bool,
     /// Regions were hot when it was attached (law D5).
     pub(super) was_hot: bool,
+    pub(super) counters: Counters,
     /// It was formatted to be made equal to the primary's, and is not in the table yet.
     pub(super) joined: bool,
 }
 
-/// The intent ring and the regions it is about.
-#[derive(Debug, Default)]
+/// The intent ring and the regions it is about: those in `hot` and no others are in the table.
+#[derive(Debug)]
 pub(super) struct Intents {
     pub(super) hot: BTreeMap<u32, Heat>,
-    pub(super) next_seq: u64,
-    /// A record is in flight; it lists these.
-    pub(super) writing: Option<BTreeSet<u32>>,
-    /// A record is to be written: regions were added or dropped.
-    pub(super) changed: bool,
+    pub(super) table: Table,
+    /// A write of the ring is in flight; it makes these hot.
+    pub(super) writing: Option<Vec<(u16, u32)>>,
+    /// Somebody waits for a region, and no more fit.
+    pub(super) short: bool,
+    /// What was written last when the intents were settled before.
+    pub(super) settled: u64,
     /// A slot of the ring is damaged: write all of it once the dirty map is durable.
     pub(super) repair: bool,
     /// Pieces that wait for a region, in order, and whether they were given theirs.
@@ -116,18 +131,30 @@ pub(super) enum Settle {
     Pages { cutoff: u64, version: u64 },
 }
 
+/// Where a volume lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) layout: Layout,
+    pub(super) backing_bytes: u64,
+    pub(super) stamps: u64,
+}
+
 impl Volume {
-    pub(super) fn new(spec: VolumeSpec, layout: Layout, zeroed: Zeroed, dirty: DirtyMap) -> Self {
+    pub(super) fn new(spec: VolumeSpec, place: Place, zeroed: Zeroed, dirty: DirtyMap) -> Self {
         Self {
             spec,
-            layout,
+            layout: place.layout,
+            backing_bytes: place.backing_bytes,
+            stamps: place.stamps,
             zeroed,
             dirty,
+            coarse: Coarse::default(),
             locks: Locks::default(),
             last_write: 0,
             active: BTreeSet::new(),
             unstable: BTreeMap::new(),
-            intents: Intents::default(),
+            unkept: 0,
+            intents: Intents::new(Table::formatted(spec.uuid)),
             local_flush: Rounds::default(),
             peer_flush: Rounds::default(),
             peer_cutoff: 0,
@@ -135,7 +162,37 @@ impl Volume {
             pages_wanted: false,
             closing: false,
             was_hot: false,
+            counters: Counters::default(),
             joined: false,
+        }
+    }
+
+    /// Its layout with another size, if its backing has room for that.
+    pub(super) fn layout_of(&self, size_bytes: u64) -> Option<Layout> {
+        let layout = meta::layout_at(size_bytes, self.layout.data_offset);
+        layout.filter(|layout| layout.backing_bytes <= self.backing_bytes)
+    }
+
+    /// Has another size from here on; its backing has room for it. What is new counts as clean.
+    pub(super) fn take_size(&mut self, size_bytes: u64) {
+        let layout = self.layout_of(size_bytes).expect("the caller made room");
+        self.spec.size_bytes = size_bytes;
+        self.layout = layout;
+        self.dirty.resize(layout.blocks);
+        let regions = size_bytes.div_ceil(REGION_BYTES);
+        let inside = |region: u32| u64::from(region) < regions;
+        self.intents.hot.retain(|region, _| inside(*region));
+        self.unstable.retain(|block, _| *block < layout.blocks);
+    }
+
+    /// Marks everything from a byte on.
+    pub(super) fn dirty_from(&mut self, offset_bytes: u64) {
+        if offset_bytes < self.spec.size_bytes {
+            let all = blocks(offset_bytes, self.spec.size_bytes);
+            self.dirty.set_run(Run {
+                start: *all.start(),
+                count: all.end() - all.start() + 1,
+            });
         }
     }
 
@@ -159,16 +216,15 @@ impl Volume {
         for region in regions {
             let first = region.saturating_mul(per_region);
             let end = first.saturating_add(per_region).min(self.layout.blocks);
-            for block in first..end {
-                self.dirty.set(block);
+            if first >= end {
+                continue; // beyond the end of what it may have been before
             }
-        }
-    }
-
-    /// What was mirrored and is not known stable on the peer becomes dirty (law R1, H28).
-    pub(super) fn dirty_unstable(&mut self) {
-        for (block, _) in std::mem::take(&mut self.unstable) {
-            self.dirty.set(block);
+            let run = Run {
+                start: first,
+                count: end - first,
+            };
+            self.dirty.set_run(run);
+            self.coarse.note(run);
         }
     }
 }

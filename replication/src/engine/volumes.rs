@@ -3,18 +3,20 @@
 //! ```text
 //! create: Begun ──▶ Opening ──▶ Telling ──▶ Closing        entry: Creating ─────▶ Ready
 //! delete: Begun ──▶ Resting ──▶ Telling ──▶ Closing        entry: Ready ──▶ Tombstone ──▶ none
+//! grow:   Growing ──▶ Telling ──▶ Quiet ──▶ Closing        entry: larger at the end
 //! ```
 //!
 //! A number is taken durably before anything is made, a tombstone is durable before anything is
 //! removed, and the peer has done its part, or is not there, before the command completes.
 
 use super::attach::Purpose;
+use super::grow::Asker;
 use super::session::What;
 use super::{CommandError, Completed, Engine, Event, Output};
 use crate::meta;
-use crate::meta::group::{Entry, Life};
+use crate::meta::group::{Entry, GroupState, Life};
 use crate::types::{CommandId, OpId, SessionId, VolumeNumber, VolumeSpec};
-use crate::wire::volumes::{self as table, ENTRIES_MAX};
+use crate::wire::volumes::{self as table, ENTRIES_MAX, VOLUMES_MAX};
 use crate::wire::{Header, Kind, Refusal, WireError};
 
 /// A volume command; one at a time is under way, the others wait.
@@ -29,6 +31,7 @@ pub(super) struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobKind {
     Create,
+    Grow,
     Delete,
 }
 
@@ -41,6 +44,15 @@ enum Step {
     },
     /// The local backing is being made.
     Opening,
+    /// The local copy is being made larger; `None` until it is.
+    Growing {
+        result: Option<Result<(), String>>,
+    },
+    /// The peer of this session has grown, or there is none: the last block, which grows too, is
+    /// not being copied.
+    Quiet {
+        session: u32,
+    },
     /// Commands under way come to their end.
     Resting,
     /// The peer is doing its part; `None` until it has answered.
@@ -95,6 +107,33 @@ impl Engine {
         self.push_job(id, spec, JobKind::Delete);
     }
 
+    pub(super) fn on_grow_volume(&mut self, id: CommandId, number: VolumeNumber, size_bytes: u64) {
+        let uuid = self
+            .volumes
+            .get(&number)
+            .map_or(0, |volume| volume.spec.uuid);
+        let spec = VolumeSpec {
+            number,
+            uuid,
+            size_bytes,
+        };
+        self.push_job(id, spec, JobKind::Grow);
+    }
+
+    /// The local copy is larger, or cannot be.
+    pub(super) fn on_growth_of_job(&mut self, spec: VolumeSpec, ended: Result<(), String>) {
+        if let Some(Job {
+            spec: of,
+            step: Step::Growing { result },
+            ..
+        }) = self.jobs.front_mut()
+            && *of == spec
+        {
+            *result = Some(ended);
+            self.step();
+        }
+    }
+
     fn push_job(&mut self, id: CommandId, spec: VolumeSpec, kind: JobKind) {
         if !self.is_primary() {
             return self.complete(id, Err(CommandError::NotPrimary));
@@ -139,6 +178,17 @@ impl Engine {
                     self.tell_peer();
                 }
             }
+            Step::Growing { result: None } => {}
+            Step::Growing {
+                result: Some(Ok(())),
+            } => self.tell_peer(),
+            Step::Growing {
+                result: Some(Err(reason)),
+            } => {
+                let (version, result) = (self.group_version(), Err(reason));
+                self.set_step(Step::Closing { version, result });
+            }
+            Step::Quiet { session } => self.enter_growth(session),
             Step::Resting => {
                 if !self.tasks.values().any(|task| task.volume == number) {
                     let version = self.change_group(|group| {
@@ -197,6 +247,10 @@ impl Engine {
                 });
                 self.set_step(Step::Begun { version });
             }
+            JobKind::Grow => {
+                self.set_step(Step::Growing { result: None });
+                self.begin_growth(spec, Asker::Job);
+            }
             JobKind::Delete => {
                 self.volume_mut(spec.number).closing = true;
                 self.set_step(Step::Resting);
@@ -219,6 +273,19 @@ impl Engine {
                 None => Err(CommandError::UnknownVolume),
                 Some(_) => Ok(()),
             },
+            JobKind::Grow => {
+                let alive = entry.is_some_and(|entry| entry.life == Life::Ready);
+                if spec.number == VolumeNumber::SYSTEM {
+                    return refused("volume 0 belongs to twinsan itself".into());
+                }
+                if !alive || !self.volumes.contains_key(&spec.number) {
+                    return Err(CommandError::UnknownVolume);
+                }
+                if self.growing.is_some() {
+                    return refused("another volume is growing, try again after it".into());
+                }
+                self.why_not_grow(spec).map_or(Ok(()), refused)
+            }
             JobKind::Create if spec.number <= group.highest => {
                 let next = group.highest.0 + 1;
                 refused(format!(
@@ -230,9 +297,13 @@ impl Engine {
                 "{} bytes is not a multiple of 4096 in range",
                 spec.size_bytes
             )),
-            JobKind::Create if group.volumes.len() >= ENTRIES_MAX => {
-                refused(format!("a group has at most {ENTRIES_MAX} volumes"))
+            JobKind::Create if count_of(group, |life| life != Life::Tombstone) > VOLUMES_MAX => {
+                refused(format!("a pair has at most {VOLUMES_MAX} volumes"))
             }
+            JobKind::Create if group.volumes.len() >= ENTRIES_MAX => refused(
+                "too many volumes were deleted while the other box was away; wait until it is back"
+                    .into(),
+            ),
             JobKind::Create => Ok(()),
         }
     }
@@ -251,10 +322,10 @@ impl Engine {
         self.set_step(Step::Telling { answer: None });
         let deleted = kind == JobKind::Delete;
         let body = table::encode(&[table::Entry { spec, deleted }]);
-        let frame = if deleted {
-            Kind::VolumeDelete
-        } else {
-            Kind::VolumeCreate
+        let frame = match kind {
+            JobKind::Create => Kind::VolumeCreate,
+            JobKind::Grow => Kind::VolumeGrow,
+            JobKind::Delete => Kind::VolumeDelete,
         };
         self.send_control_body(frame, What::Volume, spec.number, body);
     }
@@ -291,6 +362,15 @@ impl Engine {
     fn on_told(&mut self, kind: JobKind, answer: Answer) {
         let number = self.jobs.front().expect("a job is under way").spec.number;
         match (kind, answer) {
+            (JobKind::Grow, Answer::Refused(reason)) => {
+                let version = self.group_version();
+                let result = Err(format!("the peer cannot make it larger: {reason}"));
+                self.set_step(Step::Closing { version, result });
+            }
+            (JobKind::Grow, _) => {
+                let session = self.session_number();
+                self.set_step(Step::Quiet { session });
+            }
             (JobKind::Create, Answer::Refused(reason)) => {
                 self.close_job(Err(format!("the peer cannot make it: {reason}")));
             }
@@ -320,6 +400,24 @@ impl Engine {
         }
     }
 
+    /// Every box that can be promoted has the new size: this one enters it too, and shows it once
+    /// that is durable.
+    fn enter_growth(&mut self, told: u32) {
+        let spec = self.jobs.front().expect("a job is under way").spec;
+        let volume = self.volume_ref(spec.number);
+        let last = volume.layout.blocks - 1;
+        let mut chunks = self.chunks.values();
+        if chunks.any(|chunk| chunk.covers(spec.number, last)) {
+            return; // it holds a lock on the block as it was
+        }
+        if self.session_number() != told {
+            return self.tell_peer(); // its handshake had a table with the old size
+        }
+        let version = self.enter_size(spec);
+        let result = Ok(());
+        self.set_step(Step::Closing { version, result });
+    }
+
     /// A creation that failed leaves a tombstone, in case the peer has made its part.
     fn close_job(&mut self, result: Result<(), String>) {
         let number = self.jobs.front().expect("a job is under way").spec.number;
@@ -338,7 +436,7 @@ impl Engine {
         match (kind, &result) {
             (JobKind::Create, Ok(())) => self.event(Event::VolumeReady { spec: job.spec }),
             (JobKind::Delete, Ok(())) => self.event(Event::VolumeGone { number }),
-            (_, Err(_)) => {}
+            (JobKind::Grow, Ok(())) | (_, Err(_)) => {}
         }
         let result = result
             .map(|()| Completed::Ok)
@@ -348,10 +446,12 @@ impl Engine {
 
     fn drop_volume(&mut self, number: VolumeNumber) {
         self.volumes.remove(&number);
-        self.chunks.retain(|_, chunk| chunk.volume() != number);
+        self.kepts.drop_until(number, u64::MAX);
+        self.chunks.retain(|_, chunk| chunk.volume != number);
         if let Some(source) = &mut self.source {
             source.sent_chunks.retain(|(of, _), _| *of != number);
             source.reading.retain(|(of, _)| *of != number);
+            source.differing.retain(|(of, _)| *of != number);
         }
         self.removing.insert(number, self.ops.barrier());
     }
@@ -427,7 +527,10 @@ impl Engine {
         }
         if let Some(volume) = self.volumes.get(&number) {
             let (held, joined) = (volume.spec, volume.joined);
-            if held == spec {
+            if held.is_same_volume(&spec) {
+                if !self.settle_size(spec) {
+                    return Ok(false);
+                }
                 self.enter_volume(spec, joined);
                 return Ok(true);
             }
@@ -497,7 +600,7 @@ impl Engine {
         let known = group
             .volumes
             .get(&spec.number)
-            .filter(|entry| entry.spec == spec);
+            .filter(|entry| entry.spec.is_same_volume(&spec));
         if known.is_some_and(|entry| entry.life != Life::Tombstone) {
             self.delete_here(spec.number);
         } else if known.is_some() && self.volumes.contains_key(&spec.number) {
@@ -561,7 +664,9 @@ impl Engine {
         if entry.spec.number == VolumeNumber::SYSTEM {
             return Err(WireError::Field("volume"));
         }
-        if entry.deleted {
+        if header.kind == Kind::VolumeGrow {
+            self.grow_for_stream(entry.spec, header.seq);
+        } else if entry.deleted {
             self.settle_deletion(entry.spec);
             let version = self.group_version();
             self.hold_target(version, header.seq);
@@ -636,6 +741,15 @@ impl Engine {
         });
         self.hold_target(version, seq);
     }
+}
+
+/// Entries in such a state of life, the system volume's included.
+fn count_of(group: &GroupState, is: impl Fn(Life) -> bool) -> usize {
+    group
+        .volumes
+        .values()
+        .filter(|entry| is(entry.life))
+        .count()
 }
 
 const fn new_entry(spec: VolumeSpec, life: Life) -> Entry {

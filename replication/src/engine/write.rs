@@ -4,15 +4,15 @@
 //! are durable (law D2), is submitted and sent at once, and is done when it is on the device of
 //! every member of the in-sync set (law R4).
 
-use super::command::{Action, Payload, Stage, piece_max_bytes};
+use super::command::{Action, Stage, piece_max_bytes};
+use super::counters::Span;
 use super::disk::Op;
+use super::replay::{Kept, Sent};
 use super::session::What;
 use super::volume::{blocks, regions};
 use super::{Completed, DiskError, Engine};
 use crate::mutants::mutant;
-use crate::types::{Fua, VolumeNumber};
-use crate::wire::{FLAG_FUA, Kind};
-use bytes::Bytes;
+use crate::types::{Fua, Time, VolumeNumber};
 
 /// A piece on its way to all members.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,7 @@ pub(super) struct Piece {
     pub(super) to: u64,
     pub(super) local: Leg,
     pub(super) peer: Leg,
+    sent: Time,
 }
 
 /// One of the two ways of a piece.
@@ -32,6 +33,8 @@ pub(super) enum Leg {
     Off,
     Pending,
     Done,
+    /// There is no room.
+    Full,
 }
 
 impl Engine {
@@ -42,6 +45,7 @@ impl Engine {
         let to = task.end.min(task.next + max);
         task.stage = Stage::Region { to };
         let (number, from) = (task.volume, task.next);
+        self.count(ticket, Span::Admit);
         if self.heat_at_once(number, from, to) || mutant!(SkipIntent) {
             self.send_piece(ticket);
         } else {
@@ -67,6 +71,7 @@ impl Engine {
         let payload = payload.part(from - task.start, to - task.start);
         let mirrored = self.mirrors(number, from, to);
         let alone = !self.counts_peer();
+        let sent = self.now;
         let volume = self.volume_mut(number);
         volume.last_write += 1;
         let write = volume.last_write;
@@ -82,37 +87,48 @@ impl Engine {
         let local_fua = if alone { Fua::Yes } else { fua };
         let io = payload.io(offset_bytes, to - from, local_fua);
         let peer = if mirrored { Leg::Pending } else { Leg::Off };
+        let local = Leg::Pending;
         let piece = Piece {
             number: write,
             to,
-            local: Leg::Pending,
+            local,
             peer,
+            sent,
         };
         self.tasks.get_mut(&ticket).expect("looked at above").stage = Stage::Piece(piece);
-        self.submit(
-            number,
-            Op::Piece {
-                volume: number,
+        let op = Op::Piece {
+            volume: number,
+            ticket,
+            number: write,
+        };
+        self.submit(number, op, io);
+        let mut kept = Kept {
+            ticket,
+            range: from..to,
+            payload,
+            fua,
+            sent: Sent::No,
+        };
+        if mirrored {
+            let (kind, flags, data) = kept.frame();
+            let what = What::Write {
                 ticket,
                 number: write,
-            },
-            io,
-        );
-        if mirrored {
-            let (kind, data) = match payload {
-                Payload::Data(data) => (Kind::Write, data),
-                Payload::Zeroes => (Kind::WriteZeroes, Bytes::new()),
+                bytes: to - from,
             };
-            let flags = if fua == Fua::Yes { FLAG_FUA } else { 0 };
-            let bytes = to - from;
-            let what = What::Write { ticket, bytes };
-            self.send_range((kind, flags), what, (number, from..to), data);
+            let seq = self.send_range((kind, flags), what, (number, from..to), data);
+            kept.sent = Sent::At(seq);
+            self.keep(number, write, kept);
         } else if !mutant!(DropAck) || !self.is_streaming() {
             assert!(
                 !self.needs_peer(),
                 "R4: a write is not kept from a peer that is needed"
             );
-            self.dirty_range(number, from, to);
+            if self.is_streaming() {
+                self.dirty_range(number, from, to);
+            } else {
+                self.keep(number, write, kept); // until the peer is back
+            }
         }
     }
 
@@ -131,17 +147,29 @@ impl Engine {
         }
         let volume = self.volume_ref(number);
         let waits = |block| {
-            volume.dirty.contains(block) && !source.sent_chunks.contains_key(&(number, block))
+            let copied = volume.dirty.contains(block) && !volume.dirty.is_owed(block);
+            copied && !source.sent_chunks.contains_key(&(number, block))
         };
         let fits = source.mirror_bytes + (to - from) <= self.params.limits.mirror_window_bytes;
-        fits && !blocks(from, to).all(waits)
+        (fits || self.pacer.holds_writes) && !blocks(from, to).all(waits)
+    }
+
+    /// A copy that would not end slows writes down: they wait until the peer has taken what is on
+    /// its way, instead of being copied once more later.
+    pub(super) fn holds_writes(&self) -> bool {
+        let full = |source: &super::session::Source| {
+            source.mirror_bytes >= self.params.limits.mirror_window_bytes
+        };
+        self.pacer.holds_writes && self.source.as_ref().is_some_and(full)
     }
 
     /// The blocks of a range will be copied (again).
     pub(super) fn dirty_range(&mut self, number: VolumeNumber, from: u64, to: u64) {
         for block in blocks(from, to) {
             self.volume_mut(number).dirty.set(block);
-            if let Some(source) = &mut self.source {
+            if let Some(source) = &mut self.source
+                && !mutant!(KeepSentChunk)
+            {
                 source.sent_chunks.remove(&(number, block));
             }
         }
@@ -168,6 +196,12 @@ impl Engine {
         match error {
             None => {
                 piece.local = Leg::Done;
+                self.count_leg(ticket, Span::Local);
+                self.join(ticket);
+            }
+            Some(DiskError::NoSpace) if needed => {
+                piece.local = Leg::Full;
+                self.tell_full(super::mend::Pool::Ours);
                 self.join(ticket);
             }
             Some(error) if needed => {
@@ -175,6 +209,9 @@ impl Engine {
             }
             Some(error) => {
                 let to = piece.to;
+                if error == DiskError::NoSpace {
+                    self.tell_full(super::mend::Pool::Ours);
+                }
                 let from = self.tasks[&ticket].next;
                 self.dirty_range(number, from, to);
                 self.cool(number, from, to, write);
@@ -184,12 +221,27 @@ impl Engine {
     }
 
     /// The peer has the piece on its device.
-    pub(super) fn on_piece_acked(&mut self, ticket: u64) {
+    pub(super) fn on_piece_acked(&mut self, ticket: u64, number: u64) {
         let task = self.tasks.get_mut(&ticket);
-        if let Some(Stage::Piece(piece)) = task.map(|task| &mut task.stage) {
+        if let Some(Stage::Piece(piece)) = task.map(|task| &mut task.stage)
+            && piece.number == number
+        {
             piece.peer = Leg::Done;
+            self.count_leg(ticket, Span::Remote);
             self.join(ticket);
         }
+    }
+
+    /// One of the two ways of a piece is done: both began when it was sent.
+    fn count_leg(&mut self, ticket: u64, span: Span) {
+        let now = self.now;
+        let task = self.tasks.get_mut(&ticket).expect("the caller has it");
+        let Stage::Piece(piece) = &task.stage else {
+            unreachable!("the caller looked")
+        };
+        let (number, sent) = (task.volume, piece.sent);
+        task.since = now;
+        self.volume_mut(number).counters.record(span, sent, now);
     }
 
     /// Completes a piece that is on every member, under an epoch that is still ours: this is the
@@ -199,6 +251,9 @@ impl Engine {
         let Stage::Piece(piece) = task.stage else {
             return;
         };
+        if piece.local == Leg::Full || piece.peer == Leg::Full {
+            return self.join_full(ticket);
+        }
         let resumed = self.is_serving() || mutant!(ResumeBeforePersist) && self.is_activating();
         let on_peer = piece.peer == Leg::Done || mutant!(AckWithoutPeer);
         let dropped = mutant!(DropAck) && piece.peer == Leg::Off;
@@ -230,6 +285,7 @@ impl Engine {
 
     /// The session is gone: no piece will be acknowledged by it.
     pub(super) fn drop_peer_legs(&mut self) {
+        self.interrupt_mends();
         for task in self.tasks.values_mut() {
             if let Stage::Piece(piece) = &mut task.stage
                 && piece.peer == Leg::Pending
@@ -240,7 +296,7 @@ impl Engine {
     }
 
     /// A piece of the range is complete on all members, or given up.
-    fn cool(&mut self, number: VolumeNumber, from: u64, to: u64, write: u64) {
+    pub(super) fn cool(&mut self, number: VolumeNumber, from: u64, to: u64, write: u64) {
         let due = self.now.plus_ms(self.params.limits.settle_ms);
         let volume = self.volume_mut(number);
         for region in regions(from, to) {

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Where the slots are.
 pub const OFFSETS: [u64; 2] = [64 << 10, 128 << 10];
 /// Bytes of a slot that are written.
-pub const LEN_BYTES: usize = 16 << 10;
+pub const LEN_BYTES: usize = 20 << 10;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TWgr");
 const VERSION: u16 = 1;

@@ -11,7 +11,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -154,7 +154,7 @@ impl ZeroMethod {
 pub struct Backing {
     file: File,
     path: PathBuf,
-    size_bytes: u64,
+    size_bytes: AtomicU64,
     direct: Option<Direct>,
     zeroed: Zeroed,
     zero_method: AtomicU8,
@@ -200,7 +200,7 @@ impl Backing {
         Ok(Self {
             file,
             path: path.to_owned(),
-            size_bytes,
+            size_bytes: AtomicU64::new(size_bytes),
             direct,
             zeroed,
             zero_method: AtomicU8::new(ZeroMethod::Punch as u8),
@@ -237,9 +237,34 @@ impl Backing {
         &self.path
     }
 
-    /// Its size in bytes when it was opened.
+    /// Its size in bytes when it was opened, or grew.
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.size_bytes.load(Ordering::Acquire)
+    }
+
+    /// Makes a file at least that long, durably, and looks at a block device again; what is known
+    /// of what was added. Nothing of what it holds changes. Blocks on the disk.
+    pub fn grow(&self, size_bytes: u64) -> Result<Zeroed, OpenError> {
+        let fail = |what| move |source| open_error(what, &self.path, source);
+        let mut file = &self.file;
+        let kind = file.metadata().map_err(fail("inspect"))?.file_type();
+        let before = file
+            .seek(SeekFrom::End(0))
+            .map_err(fail("find the size of"))?;
+        if kind.is_file() && before < size_bytes {
+            file.set_len(size_bytes).map_err(fail("make room in"))?;
+            file.sync_all().map_err(fail("sync"))?;
+        }
+        let now = file
+            .seek(SeekFrom::End(0))
+            .map_err(fail("find the size of"))?;
+        self.size_bytes.store(now, Ordering::Release);
+        let sparse = kind.is_file() && no_data_from(file, before);
+        Ok(if sparse {
+            Zeroed::Proven
+        } else {
+            Zeroed::Unknown
+        })
     }
 
     /// Whether every byte was proven to read zero when it was opened (law D6): a regular file
@@ -295,14 +320,14 @@ impl Backing {
         let len_bytes = len_bytes.unwrap_or(0);
         let inside = offset_bytes
             .checked_add(len_bytes)
-            .is_some_and(|end| end <= self.size_bytes);
+            .is_some_and(|end| end <= self.size_bytes());
         let whole =
             offset_bytes.is_multiple_of(SECTOR_BYTES) && len_bytes.is_multiple_of(SECTOR_BYTES);
         if inside && whole {
             return Ok(());
         }
         tracing::error!(
-            path = %self.path.display(), offset_bytes, len_bytes, size_bytes = self.size_bytes,
+            path = %self.path.display(), offset_bytes, len_bytes, size_bytes = self.size_bytes(),
             "operation outside the backing or not in whole sectors"
         );
         Err(DiskError::Io)
@@ -431,7 +456,13 @@ fn probe_direct(file: &File) -> io::Result<Direct> {
 
 /// Whether a regular file has not one data extent, so that every byte of it reads zero.
 fn holds_no_data(file: &File) -> bool {
-    nix::unistd::lseek(file, 0, Whence::SeekData) == Err(Errno::ENXIO)
+    no_data_from(file, 0)
+}
+
+/// Whether a regular file has no data extent from `offset_bytes` on.
+fn no_data_from(file: &File, offset_bytes: u64) -> bool {
+    i64::try_from(offset_bytes)
+        .is_ok_and(|at| nix::unistd::lseek(file, at, Whence::SeekData) == Err(Errno::ENXIO))
 }
 
 /// The process that holds the flock on a file, from the kernel's table.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, Sleep};
 
@@ -31,6 +31,8 @@ use super::disk::{Backing, Completion, Disk, LockWait};
 use super::handle::{DiskWaits, Handle, Replies, Reply};
 use super::link::{Link, LinkCounters, Origin, ReadEnd, dial};
 use super::pool::{Pool, PoolError};
+use super::secure::Security;
+use super::tls::{Channel, Tls};
 use crate::engine::{
     CommandError, Completed, Engine, Event, Input, Lease, Opened, Output, Params, Status,
 };
@@ -40,8 +42,9 @@ use crate::types::{
 
 /// How often one turn collects from the disk before other tasks have theirs.
 const TURN_ROUNDS: usize = 8;
-/// How long one attempt to connect may take.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Attempts to connect that fit into the time after which a silent peer is lost: one over a dead
+/// path leaves time for the others.
+const DIALS_PER_LOSS: u64 = 5;
 /// How long an accepted session may stay without a frame.
 const UNHEARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an accept error (no more descriptors, mostly) is waited out.
@@ -49,15 +52,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long `stop` waits for the disk.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-/// The data link of one box. Both may be set: the engine says when to dial.
+/// The data link of one box: its paths to the peer, the preferred one first. One of them carries
+/// the session; when that ends, the next one is dialled.
 #[derive(Default)]
 pub struct LinkConfig {
-    /// Where to accept the peer, bound by the caller.
-    pub listener: Option<TcpListener>,
+    /// The paths; none for an engine without a peer.
+    pub paths: Vec<Path>,
+}
+
+/// One path between the boxes.
+pub struct Path {
+    /// Where to accept the peer, bound by the caller. Others are turned away at once.
+    pub listener: TcpListener,
     /// Where the peer accepts.
-    pub peer: Option<SocketAddr>,
+    pub peer: SocketAddr,
     /// The local address to dial from.
     pub from: Option<IpAddr>,
+    /// How it is encrypted, unless it is not.
+    pub tls: Option<Tls>,
 }
 
 /// Everything a group needs to run.
@@ -100,6 +112,19 @@ pub fn start(
         lease,
     } = config;
     let listed = pool.list()?;
+    let dial_timeout = Duration::from_millis(params.peer_loss_ms / DIALS_PER_LOSS);
+    let (listeners, ways): (Vec<_>, Vec<_>) = link
+        .paths
+        .into_iter()
+        .map(|path| {
+            let way = Way {
+                peer: path.peer,
+                from: path.from.map(|ip| SocketAddr::new(ip, 0)),
+                tls: path.tls.map(Rc::new),
+            };
+            ((path.listener, path.peer.ip(), way.tls.clone()), way)
+        })
+        .unzip();
     let inner = Rc::new(Inner {
         core: RefCell::new(Core {
             engine: Engine::new(params),
@@ -119,8 +144,10 @@ pub fn start(
         tasks: RefCell::default(),
         lease,
         pool,
-        peer: link.peer,
-        from: link.from.map(|ip| SocketAddr::new(ip, 0)),
+        ways,
+        next_way: Cell::new(0),
+        dial_timeout,
+        security: Security::default(),
     });
     let opening = Rc::clone(&inner);
     inner.spawn(async move {
@@ -135,17 +162,24 @@ pub fn start(
         }
         opening.begin(Input::Start { found, seal });
     });
-    if let Some(listener) = link.listener {
-        inner.spawn(Rc::clone(&inner).accept(listener));
+    for (listener, peer, tls) in listeners {
+        inner.spawn(Rc::clone(&inner).accept(listener, peer, tls));
     }
     inner.spawn(Rc::clone(&inner).follow_lease());
     inner.spawn(Rc::clone(&inner).drive());
     Ok(Handle { inner })
 }
 
+/// How to reach the peer on one path.
+struct Way {
+    peer: SocketAddr,
+    from: Option<SocketAddr>,
+    tls: Option<Rc<Tls>>,
+}
+
 /// The state shared by the handle and the tasks of one group.
 pub(super) struct Inner {
-    core: RefCell<Core>,
+    pub(super) core: RefCell<Core>,
     inputs: RefCell<VecDeque<Input>>,
     /// What came before the pool was open; it follows `Start`.
     early: RefCell<Option<Vec<Input>>>,
@@ -159,20 +193,24 @@ pub(super) struct Inner {
     tasks: RefCell<Vec<JoinHandle<()>>>,
     lease: LeaseCell,
     pool: Pool,
-    peer: Option<SocketAddr>,
-    from: Option<SocketAddr>,
+    /// Where to dial on each path.
+    ways: Vec<Way>,
+    /// The path that is dialled first when the session ends.
+    next_way: Cell<usize>,
+    dial_timeout: Duration,
+    pub(super) security: Security,
 }
 
-struct Core {
+pub(super) struct Core {
     engine: Engine,
     disk: Box<dyn Disk>,
-    link: Link,
+    pub(super) link: Link,
     /// The lease that the engine knows.
     lease: Lease,
     /// When each operation in flight was submitted (law R12).
     submitted: BTreeMap<OpId, Time>,
-    /// The size of every backing that the disk port has.
-    attached: BTreeMap<VolumeNumber, u64>,
+    /// Every backing that the disk port has.
+    attached: BTreeMap<VolumeNumber, Arc<Backing>>,
 }
 
 /// What leaves the engine for code that may call back in.
@@ -180,6 +218,7 @@ enum Outward {
     Reply(CommandId, Result<Completed, CommandError>),
     Event(Event),
     Open(VolumeSpec, u64, Create),
+    Grow(VolumeNumber, u64),
     Remove(VolumeNumber),
     Connect,
     Closed(SessionId),
@@ -227,6 +266,10 @@ impl Core {
                 } => {
                     outward.push(Outward::Open(spec, backing_bytes, create));
                 }
+                Output::Grow {
+                    number,
+                    backing_bytes,
+                } => outward.push(Outward::Grow(number, backing_bytes)),
                 Output::Remove { number } => {
                     self.disk.detach(number);
                     self.attached.remove(&number);
@@ -306,12 +349,19 @@ impl Inner {
                 let reply = self.replies.borrow_mut().take(id);
                 reply.expect("the engine completes each command once")(result);
             }
-            Outward::Event(event) => (self.on_event.borrow_mut())(event),
+            Outward::Event(event) => self.tell(event),
             Outward::Open(spec, backing_bytes, create) => {
                 let this = Rc::clone(self);
                 self.spawn(async move {
                     let opened = this.open_asked(spec.number, backing_bytes, create).await;
                     this.input(opened);
+                });
+            }
+            Outward::Grow(number, backing_bytes) => {
+                let this = Rc::clone(self);
+                self.spawn(async move {
+                    let result = this.grow_asked(number, backing_bytes).await;
+                    this.input(Input::Grown { number, result });
                 });
             }
             Outward::Remove(number) => {
@@ -331,16 +381,25 @@ impl Inner {
         }
     }
 
+    pub(super) fn tell(&self, event: Event) {
+        (self.on_event.borrow_mut())(event);
+    }
+
     /// Runs `task` on this thread until it ends or the group stops.
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.keep(spawn_local(task));
+    }
+
+    /// Ends `task` when the group stops.
+    pub(super) fn keep(&self, task: JoinHandle<()>) {
         let mut tasks = self.tasks.borrow_mut();
         tasks.retain(|task| !task.is_finished());
-        tasks.push(spawn_local(task));
+        tasks.push(task);
     }
 
     async fn open_asked(&self, number: VolumeNumber, backing_bytes: u64, create: Create) -> Input {
-        let attached = self.core.borrow().attached.get(&number).copied();
-        if let Some(size_bytes) = attached {
+        let attached = self.core.borrow().attached.get(&number).cloned();
+        if let Some(size_bytes) = attached.map(|backing| backing.size_bytes()) {
             // Found at start and not what it should be: it is made again where it lies.
             return self.opened_again(number, size_bytes, backing_bytes);
         }
@@ -355,6 +414,18 @@ impl Inner {
                 reason: error.to_string(),
             },
         }
+    }
+
+    async fn grow_asked(&self, number: VolumeNumber, bytes: u64) -> Result<Opened, String> {
+        let backing = self.core.borrow().attached.get(&number).cloned();
+        let backing = backing.ok_or("its backing is not open")?;
+        let grown = self.pool.grow_volume(Arc::clone(&backing), bytes).await;
+        let zeroed = grown.map_err(|error| error.to_string())?;
+        Ok(Opened {
+            number,
+            size_bytes: backing.size_bytes(),
+            zeroed,
+        })
     }
 
     fn opened_again(&self, number: VolumeNumber, size_bytes: u64, wanted_bytes: u64) -> Input {
@@ -377,8 +448,8 @@ impl Inner {
     fn attach(&self, number: VolumeNumber, backing: Arc<Backing>) -> Opened {
         let (size_bytes, zeroed) = (backing.size_bytes(), backing.zeroed());
         let mut core = self.core.borrow_mut();
-        core.disk.attach(number, backing);
-        core.attached.insert(number, size_bytes);
+        core.disk.attach(number, Arc::clone(&backing));
+        core.attached.insert(number, backing);
         Opened {
             number,
             size_bytes,
@@ -387,50 +458,71 @@ impl Inner {
     }
 
     async fn connect(self: Rc<Self>) {
-        let Some(peer) = self.peer else {
-            return self.input(Input::ConnectFailed);
-        };
-        let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(peer, self.from)).await;
-        let opened = dialled
-            .unwrap_or_else(|late| Err(late.into()))
-            .and_then(|stream| self.open_session(stream, Origin::Dialled));
-        match opened {
-            Ok(session) => self.input(Input::Connected { session }),
-            Err(error) => {
-                tracing::debug!(%peer, %error, "cannot connect to the peer");
-                self.input(Input::ConnectFailed);
+        let ways = self.ways.len();
+        let first = self.next_way.replace(0);
+        let mut answer = Input::ConnectFailed;
+        for at in (first..first + ways).map(|at| at % ways) {
+            let Way { peer, from, tls } = &self.ways[at];
+            let dialled = tokio::time::timeout(self.dial_timeout, dial(*peer, *from)).await;
+            let channel = match dialled.unwrap_or_else(|late| Err(late.into())) {
+                Ok(stream) => self.secure_dialled(stream, tls.as_deref()).await,
+                Err(error) => Err(error),
+            };
+            self.next_way.set((at + 1) % ways); // should this one end
+            match channel.and_then(|channel| self.admit(channel, Origin::Dialled)) {
+                Ok(()) => return,
+                Err(error) => {
+                    self.next_way.set(0);
+                    tracing::debug!(%peer, %error, "cannot connect to the peer");
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        answer = Input::ConnectRefused; // a running box listens on every path
+                    }
+                }
+            }
+        }
+        self.input(answer);
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, peer: IpAddr, tls: Option<Rc<Tls>>) {
+        loop {
+            let accepted = match listener.accept().await {
+                Ok((_, from)) if from.ip() != peer => {
+                    self.core.borrow_mut().link.turn_away();
+                    continue;
+                }
+                Ok((stream, from)) => self.secure_accepted(stream, from, tls.clone()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = accepted {
+                tracing::warn!(%error, "cannot accept a data session");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener) {
-        loop {
-            let accepted = match listener.accept().await {
-                Ok((stream, _)) => self.open_session(stream, Origin::Accepted),
-                Err(error) => Err(error),
-            };
-            let session = match accepted {
-                Ok(session) => session,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a data session");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
+    /// Lets the engine have a channel as a session.
+    pub(super) fn admit(self: &Rc<Self>, channel: Channel, origin: Origin) -> io::Result<()> {
+        let binding = channel.binding;
+        let session = self.open_session(channel, origin)?;
+        match origin {
+            Origin::Dialled => self.input(Input::Connected { session, binding }),
+            Origin::Accepted => {
+                self.input(Input::Accepted { session, binding });
+                let surplus = self.core.borrow().link.surplus();
+                for session in surplus {
+                    self.give_up(session);
                 }
-            };
-            self.input(Input::Accepted { session });
-            let surplus = self.core.borrow().link.surplus();
-            for session in surplus {
-                self.give_up(session);
+                let this = Rc::clone(self);
+                self.spawn(async move {
+                    tokio::time::sleep(UNHEARD_TIMEOUT).await;
+                    let unheard = this.core.borrow().link.is_unheard(session);
+                    if unheard {
+                        this.give_up(session);
+                    }
+                });
             }
-            let this = Rc::clone(&self);
-            self.spawn(async move {
-                tokio::time::sleep(UNHEARD_TIMEOUT).await;
-                let unheard = this.core.borrow().link.is_unheard(session);
-                if unheard {
-                    this.give_up(session);
-                }
-            });
         }
+        Ok(())
     }
 
     fn give_up(self: &Rc<Self>, session: SessionId) {
@@ -441,7 +533,7 @@ impl Inner {
     }
 
     /// Registers a stream and starts to read it.
-    fn open_session(self: &Rc<Self>, stream: TcpStream, origin: Origin) -> io::Result<SessionId> {
+    fn open_session(self: &Rc<Self>, stream: Channel, origin: Origin) -> io::Result<SessionId> {
         let reading = self.core.borrow_mut().link.open(stream, origin)?;
         let session = reading.session;
         let this = Rc::clone(self);
@@ -467,6 +559,7 @@ impl Inner {
     fn ended(self: &Rc<Self>, session: SessionId, end: &ReadEnd) {
         let open = self.core.borrow_mut().link.close_for(session, end);
         if open {
+            self.complain_of(end);
             tracing::info!(session = session.0, %end, "data session ended");
             self.input(Input::Disconnected { session });
         }

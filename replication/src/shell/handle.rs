@@ -45,6 +45,20 @@ impl Handle {
             .command(Box::new(reply), |id| Input::CreateVolume { id, spec });
     }
 
+    /// Makes a volume larger on every member of the group.
+    pub fn grow_volume(
+        &self,
+        number: VolumeNumber,
+        size_bytes: u64,
+        reply: impl FnOnce(Result<Completed, CommandError>) + 'static,
+    ) {
+        self.inner.command(Box::new(reply), |id| Input::GrowVolume {
+            id,
+            number,
+            size_bytes,
+        });
+    }
+
     /// Deletes a volume on every member of the group.
     pub fn delete_volume(
         &self,

@@ -16,11 +16,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 
 use super::buffer::aligned;
+use super::tls::{self, Channel};
 use crate::types::SessionId;
 use crate::wire;
 
@@ -40,10 +41,14 @@ pub(super) const UNHEARD_SESSIONS: usize = 16;
 pub struct LinkCounters {
     /// Sessions accepted.
     pub accepted: u64,
+    /// Connections from addresses that are not the peer's, closed at once.
+    pub strangers: u64,
     /// Sessions dialled and connected.
     pub dialled: u64,
     /// Sessions closed for bytes that are no frame.
     pub garbage: u64,
+    /// Sessions refused because they were not secured as agreed when the boxes were paired.
+    pub refused: u64,
     /// Sessions closed because they never sent a frame, or because the peer stopped reading.
     pub given_up: u64,
 }
@@ -64,7 +69,7 @@ pub(super) struct Link {
 }
 
 struct Session {
-    stream: Rc<TcpStream>,
+    stream: Rc<Channel>,
     origin: Origin,
     heard: Rc<Cell<bool>>,
     reader: Option<AbortHandle>,
@@ -92,7 +97,7 @@ impl Piece {
 /// What the reading task of a session needs.
 pub(super) struct Reading {
     pub(super) session: SessionId,
-    stream: Rc<TcpStream>,
+    stream: Rc<Channel>,
     heard: Rc<Cell<bool>>,
 }
 
@@ -101,6 +106,8 @@ pub(super) struct Reading {
 pub(super) enum ReadEnd {
     #[error("closed by the peer")]
     Closed,
+    #[error("{}", tls::TLS_THERE)]
+    Encrypted,
     #[error("not a frame: {0}")]
     Garbage(wire::WireError),
     #[error(transparent)]
@@ -109,8 +116,8 @@ pub(super) enum ReadEnd {
 
 impl Link {
     /// Takes a connected stream as a new session.
-    pub(super) fn open(&mut self, stream: TcpStream, origin: Origin) -> io::Result<Reading> {
-        stream.set_nodelay(true)?;
+    pub(super) fn open(&mut self, stream: Channel, origin: Origin) -> io::Result<Reading> {
+        stream.set_nodelay()?;
         self.last += 1;
         let session = SessionId(self.last);
         let (stream, heard) = (Rc::new(stream), Rc::new(Cell::new(false)));
@@ -157,10 +164,22 @@ impl Link {
     /// Ends a session for a fault of the other side.
     pub(super) fn close_for(&mut self, session: SessionId, end: &ReadEnd) -> bool {
         let open = self.close(session);
-        if open && matches!(end, ReadEnd::Garbage(_)) {
-            self.counters.garbage += 1;
+        match end {
+            ReadEnd::Garbage(_) if open => self.counters.garbage += 1,
+            ReadEnd::Encrypted if open => self.counters.refused += 1,
+            ReadEnd::Garbage(_) | ReadEnd::Encrypted | ReadEnd::Closed | ReadEnd::Io(_) => {}
         }
         open
+    }
+
+    /// Counts a connection that became no session because it was not secured as agreed.
+    pub(super) fn refuse(&mut self) {
+        self.counters.refused += 1;
+    }
+
+    /// Counts a connection that was not secured in time.
+    pub(super) fn gave_up(&mut self) {
+        self.counters.given_up += 1;
     }
 
     /// Ends a session that keeps resources for nothing.
@@ -219,6 +238,11 @@ impl Link {
         }
     }
 
+    /// Counts a connection from somebody else.
+    pub(super) const fn turn_away(&mut self) {
+        self.counters.strangers += 1;
+    }
+
     pub(super) fn counters(&self) -> LinkCounters {
         self.counters
     }
@@ -231,7 +255,7 @@ impl Link {
 
 impl Session {
     fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while !self.queue.is_empty() {
+        while !self.queue.is_empty() || self.stream.is_pending() {
             match self.stream.poll_write_ready(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(ready) => ready?,
@@ -259,7 +283,10 @@ impl Session {
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
+        match self.stream.try_flush() {
+            Err(e) if is_transient(&e) => Ok(()),
+            flushed => flushed,
+        }
     }
 
     fn sent(&mut self, mut sent: usize) {
@@ -297,12 +324,17 @@ impl Reading {
                     continue;
                 }
                 Ok(None) => {}
+                Err(_) if assembly.is_tls() => {
+                    self.stream.decline();
+                    return ReadEnd::Encrypted;
+                }
                 Err(error) => return ReadEnd::Garbage(error),
             }
             if let Err(error) = self.stream.readable().await {
                 return error.into();
             }
             match assembly.fill(&self.stream) {
+                Ok(0) if assembly.is_tls() => return ReadEnd::Encrypted,
                 Ok(0) => return ReadEnd::Closed,
                 Ok(_) => {}
                 Err(e) if is_transient(&e) => {}
@@ -383,12 +415,17 @@ impl Assembly {
         Ok(None)
     }
 
+    /// True if what waits to become a frame is the beginning of TLS.
+    fn is_tls(&self) -> bool {
+        self.partial.is_none() && tls::is_tls(&self.staging[self.start..self.end])
+    }
+
     /// Reads once from the socket, to where the bytes belong. Called when `next` has no frame.
-    fn fill(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    fn fill(&mut self, stream: &Channel) -> io::Result<usize> {
         if let Some(partial) = &mut self.partial {
             let missing = partial.len_bytes - partial.payload.len();
             if missing >= DIRECT_BYTES {
-                return stream.try_read_buf(&mut (&mut partial.payload).limit(missing));
+                return stream.try_read_buf(&mut partial.payload, missing);
             }
         }
         self.staging.copy_within(self.start..self.end, 0);
@@ -481,8 +518,13 @@ mod tests {
     async fn frames_arrive_whole_aligned_and_in_order() {
         let (dialled, accepted) = pair().await;
         let (mut source, mut target) = (Link::default(), Link::default());
-        let session = source.open(dialled, Origin::Dialled).unwrap().session;
-        let reading = target.open(accepted, Origin::Accepted).unwrap();
+        let session = source
+            .open(Channel::plain(dialled), Origin::Dialled)
+            .unwrap()
+            .session;
+        let reading = target
+            .open(Channel::plain(accepted), Origin::Accepted)
+            .unwrap();
         let frames: Vec<Frame> = lengths()
             .into_iter()
             .enumerate()
@@ -522,7 +564,9 @@ mod tests {
     async fn bytes_that_are_no_frame_end_the_session() {
         let (mut dialled, accepted) = pair().await;
         let mut target = Link::default();
-        let reading = target.open(accepted, Origin::Accepted).unwrap();
+        let reading = target
+            .open(Channel::plain(accepted), Origin::Accepted)
+            .unwrap();
         dialled.write_all(&[b'x'; 4096]).await.unwrap();
         let end = reading.run(|_, _| panic!("garbage became a frame")).await;
         assert!(matches!(end, ReadEnd::Garbage(_)), "{end}");
@@ -538,7 +582,9 @@ mod tests {
         for _ in 0..UNHEARD_SESSIONS + 2 {
             let (stream, accepted) = pair().await;
             dialled.push(stream);
-            target.open(accepted, Origin::Accepted).unwrap();
+            target
+                .open(Channel::plain(accepted), Origin::Accepted)
+                .unwrap();
         }
         target.sessions[&SessionId(1)].heard.set(true);
         assert_eq!(target.surplus(), [SessionId(2)]);

@@ -10,7 +10,9 @@ pub mod driver;
 pub mod handle;
 pub mod link;
 pub mod pool;
+mod secure;
 pub mod thread;
+pub mod tls;
 pub mod uring;
 pub mod volatile;
 
@@ -19,11 +21,12 @@ use std::io;
 pub use buffer::{ALIGN_BYTES, aligned};
 pub use clock::{LeaseCell, boot_time};
 pub use disk::{Backing, Completion, Disk, LockWait, OpenError};
-pub use driver::{DriverConfig, LinkConfig, StartError, start};
+pub use driver::{DriverConfig, LinkConfig, Path, StartError, start};
 pub use handle::{DiskWaits, Handle};
 pub use link::LinkCounters;
 pub use pool::{Listed, Pool, PoolError};
 pub use thread::ThreadDisk;
+pub use tls::{Fingerprint, Identity, Tls};
 pub use uring::UringDisk;
 pub use volatile::VolatileDisk;
 

@@ -158,6 +158,29 @@ impl Pool {
         self.open_volume(number, LockWait::Forever).await
     }
 
+    /// Makes the backing of a volume at least that long; what is known of what was added.
+    pub async fn grow_volume(
+        &self,
+        backing: Arc<Backing>,
+        size_bytes: u64,
+    ) -> Result<Zeroed, PoolError> {
+        let pool = self.clone();
+        off_the_loop(move || {
+            let wanted_bytes = size_bytes.saturating_sub(backing.size_bytes());
+            let left_bytes = pool.left_bytes()?;
+            if wanted_bytes > left_bytes {
+                let dir = pool.dir.clone();
+                return Err(PoolError::Full {
+                    dir,
+                    wanted_bytes,
+                    left_bytes,
+                });
+            }
+            Ok(backing.grow(size_bytes)?)
+        })
+        .await
+    }
+
     /// Removes the backing of a volume for good. One that is not there counts as removed.
     pub async fn remove_volume(&self, number: VolumeNumber) -> Result<(), PoolError> {
         let pool = self.clone();

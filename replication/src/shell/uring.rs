@@ -8,7 +8,8 @@
 //!
 //! Invariants: a buffer named by an entry lives in the slab until that entry's completion was
 //! seen, also when the disk is dropped; an entry's `user_data` is the slab key of its operation;
-//! each operation has at most one entry in the kernel.
+//! each operation has at most one entry in the kernel; `moving_bytes` is the length of all entries
+//! that were pushed and whose completion was not seen.
 #![expect(unsafe_code, reason = "io_uring takes raw buffer addresses")]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +40,9 @@ const ENTRIES: u32 = 256;
 const COMPLETIONS: u32 = 4096;
 /// The most bytes one entry carries; longer operations take several, one after the other.
 const ENTRY_BYTES: usize = 1 << 30;
+/// The most bytes that move at a time, unless one entry alone is longer. A disk works on what it
+/// was given in no order, and with more than it can take some of it waits for half a second.
+const MOVING_MAX_BYTES: usize = 8 << 20;
 /// Zeros written at once where a range cannot be zeroed by the file system.
 const ZERO_CHUNK_BYTES: usize = 1 << 20;
 /// How long a dropped disk waits for its last operations before it gives their buffers up.
@@ -52,6 +56,7 @@ pub struct UringDisk {
     operations: Slab<Operation>,
     /// Slab keys whose next entry has not been pushed.
     backlog: VecDeque<usize>,
+    moving_bytes: usize,
     /// Operations answered without the kernel.
     refused: Vec<Completion>,
     zeros: Bytes,
@@ -62,6 +67,8 @@ struct Operation {
     op: OpId,
     backing: Arc<Backing>,
     work: Work,
+    /// Length of its entry in the kernel, in bytes.
+    moving_bytes: usize,
 }
 
 enum Work {
@@ -125,6 +132,7 @@ impl UringDisk {
             backings: BTreeMap::new(),
             operations: Slab::new(),
             backlog: VecDeque::new(),
+            moving_bytes: 0,
             refused: Vec::new(),
             zeros: Bytes::new(),
             deferred,
@@ -159,18 +167,26 @@ impl UringDisk {
             ring,
             operations,
             backlog,
+            moving_bytes,
             zeros,
             ..
         } = self;
         let mut queue = ring.submission();
         while let Some(key) = backlog.front().copied() {
-            let entry = operations[key].entry(zeros).user_data(key as u64);
+            let operation = &mut operations[key];
+            let len_bytes = operation.work.next_bytes();
+            if *moving_bytes > 0 && *moving_bytes + len_bytes > MOVING_MAX_BYTES {
+                return;
+            }
+            let entry = operation.entry(zeros).user_data(key as u64);
             // SAFETY: the entry points into a buffer owned by `operations[key]` or into `zeros`;
             // the operation is removed only after its completion was seen, and both are leaked,
             // not freed, if the disk is dropped before that (see `Drop`).
             if unsafe { queue.push(&entry) }.is_err() {
                 return;
             }
+            operations[key].moving_bytes = len_bytes;
+            *moving_bytes += len_bytes;
             backlog.pop_front();
         }
     }
@@ -202,12 +218,14 @@ impl UringDisk {
             ring,
             operations,
             backlog,
+            moving_bytes,
             ..
         } = self;
         let mut any = false;
         for entry in ring.completion() {
             any = true;
             let key = usize::try_from(entry.user_data()).expect("user_data is a slab key");
+            *moving_bytes -= operations[key].moving_bytes;
             match operations[key].step(entry.result()) {
                 Step::Again => backlog.push_back(key),
                 Step::Done(result) => {
@@ -283,7 +301,12 @@ impl Disk for UringDisk {
             return;
         }
         let backing = Arc::clone(backing);
-        let key = self.operations.insert(Operation { op, backing, work });
+        let key = self.operations.insert(Operation {
+            op,
+            backing,
+            work,
+            moving_bytes: 0,
+        });
         self.backlog.push_back(key);
     }
 
@@ -399,6 +422,22 @@ impl Work {
             },
             Io::Flush => Self::Flush,
         }
+    }
+
+    /// Bytes that the next entry moves to or from memory.
+    fn next_bytes(&self) -> usize {
+        let left_bytes = match self {
+            Self::Read {
+                buffer, len_bytes, ..
+            } => *len_bytes - buffer.len(),
+            Self::Write {
+                data,
+                written_bytes,
+                ..
+            } => data.len() - *written_bytes,
+            Self::Zero { .. } | Self::Flush => 0,
+        };
+        left_bytes.min(ENTRY_BYTES)
     }
 
     /// The answer to a transfer of no bytes.

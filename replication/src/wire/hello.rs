@@ -7,10 +7,11 @@
 //!   Proof {mac("primary", both)} ──▶   from here on both trust the session
 //! ```
 //!
-//! A mac covers both identities, both nonces, the epoch and the session's number, so that none of
-//! it can be used again in another session.
+//! A mac covers both identities, both nonces, the epoch, the session's number and the channel that
+//! carries it, so that none of it can be used again in another session or on another channel.
 
 use super::WireError;
+use crate::mutants::mutant;
 use crate::types::{BootId, DiskInstance, Epoch, GroupId, Incarnation, NodeId, VolumeNumber};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
@@ -96,6 +97,16 @@ pub enum Side {
     Secondary,
 }
 
+/// What names the channel that carries a session: a secret of both its ends that nobody between
+/// them can have made the same on two channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Binding(pub [u8; NONCE_LEN]);
+
+impl Binding {
+    /// A channel without a name: one that is not encrypted.
+    pub const NONE: Self = Self([0; NONCE_LEN]);
+}
+
 /// What both sides have seen of a session when they prove the key.
 #[derive(Clone, Copy, Debug)]
 pub struct Transcript {
@@ -107,6 +118,8 @@ pub struct Transcript {
     pub epoch: Epoch,
     /// The session's number.
     pub session: u32,
+    /// The channel.
+    pub binding: Binding,
 }
 
 impl Transcript {
@@ -129,13 +142,16 @@ impl Transcript {
     fn hmac(&self, key: &[u8; 32], side: Side) -> Hmac<Sha256> {
         let mut hmac = Hmac::<Sha256>::new_from_slice(key).expect("any length of key will do");
         hmac.update(match side {
-            Side::Primary => b"twinsan data 1 primary",
-            Side::Secondary => b"twinsan data 1 secondary",
+            Side::Primary => b"twinsan data 2 primary",
+            Side::Secondary => b"twinsan data 2 secondary",
         });
         hmac.update(&self.primary.encode());
         hmac.update(&self.secondary.encode());
         hmac.update(&self.epoch.0.to_le_bytes());
         hmac.update(&self.session.to_le_bytes());
+        if !mutant!(UnboundProof) {
+            hmac.update(&self.binding.0);
+        }
         hmac
     }
 }
@@ -275,6 +291,7 @@ mod tests {
             secondary: who(2),
             epoch: Epoch(5),
             session: 6,
+            binding: Binding([7; NONCE_LEN]),
         }
     }
 
@@ -305,6 +322,11 @@ mod tests {
         assert_eq!(other.verify(&key, Side::Primary, &mac), refused);
         let other = Transcript {
             epoch: Epoch(6),
+            ..transcript()
+        };
+        assert_eq!(other.verify(&key, Side::Primary, &mac), refused);
+        let other = Transcript {
+            binding: Binding::NONE,
             ..transcript()
         };
         assert_eq!(other.verify(&key, Side::Primary, &mac), refused);

@@ -11,7 +11,9 @@
 //! that a receiver can read the body to an aligned buffer. Nothing past this module re-checks a
 //! length.
 
+pub mod applied;
 pub mod data;
+pub mod digest;
 pub mod hello;
 pub mod mask;
 pub mod volumes;
@@ -80,6 +82,8 @@ pub enum Kind {
     MaskEnd = 7,
     /// The primary made the masks durable; the stream begins.
     Begin = 8,
+    /// What the secondary applied of an earlier session: [`applied::Applied`]; before the masks.
+    Applied = 9,
     /// Data of an application write.
     Write = 16,
     /// Zeroes written by the application; `length` bytes.
@@ -96,18 +100,28 @@ pub enum Kind {
     VolumeCreate = 22,
     /// Delete a volume: [`volumes::Table`] of one entry.
     VolumeDelete = 23,
-    /// The frame `seq` is on the device, the marker durable, the volume made or deleted.
+    /// Make a volume larger: [`volumes::Table`] of one entry, with its new size.
+    VolumeGrow = 24,
+    /// Hashes of blocks, to be compared: [`digest::parse`]. The answer has a bit in `offset` for
+    /// each that differs.
+    ResyncHash = 25,
+    /// What `offset` and `length` name, as it is after every earlier frame: [`Kind::ReadReply`].
+    Read = 30,
+    /// The frame `seq` is on the device, the marker durable, the volume made, larger or deleted.
     Ack = 32,
     /// Every frame up to `seq` of `volume` is stable.
     StableAck = 33,
     /// The frame `seq` was refused; the reason is in `flags`.
     Nack = 34,
+    /// What was asked for by the frame `seq`.
+    ReadReply = 40,
     /// Sent when nothing else was for a while.
     Ping = 48,
 }
 
 impl Kind {
-    const ALL: [Self; 20] = [
+    /// Every kind.
+    pub const ALL: [Self; 25] = [
         Self::Hello,
         Self::Welcome,
         Self::Proof,
@@ -116,6 +130,7 @@ impl Kind {
         Self::Mask,
         Self::MaskEnd,
         Self::Begin,
+        Self::Applied,
         Self::Write,
         Self::WriteZeroes,
         Self::ResyncData,
@@ -124,16 +139,20 @@ impl Kind {
         Self::Epoch,
         Self::VolumeCreate,
         Self::VolumeDelete,
+        Self::VolumeGrow,
+        Self::ResyncHash,
+        Self::Read,
         Self::Ack,
         Self::StableAck,
         Self::Nack,
+        Self::ReadReply,
         Self::Ping,
     ];
 
     /// Whether the frame has a place in the stream, a sequence number of its own.
     #[must_use]
     pub const fn is_sequenced(self) -> bool {
-        matches!(self as u8, 16..=23)
+        matches!(self as u8, 16..=31)
     }
 
     /// Whether the payload is data and checksums.
@@ -155,6 +174,10 @@ pub enum Refusal {
     Volume = 3,
     /// The copies cannot be joined.
     Unrelated = 4,
+    /// No room for the frame `seq`; nothing else is wrong.
+    NoRoom = 5,
+    /// What the frame `seq` asks for cannot be read.
+    Unreadable = 6,
 }
 
 impl Refusal {
@@ -166,6 +189,8 @@ impl Refusal {
             2 => Some(Self::Disk),
             3 => Some(Self::Volume),
             4 => Some(Self::Unrelated),
+            5 => Some(Self::NoRoom),
+            6 => Some(Self::Unreadable),
             _ => None,
         }
     }

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use zerocopy::byteorder::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Volumes of a group at most, tombstones and the system volume included.
-pub const ENTRIES_MAX: usize = 256;
+/// Volumes of a group at most, without the system volume.
+pub const VOLUMES_MAX: usize = 256;
+/// Entries of a table at most: volumes, the system volume, and tombstones.
+pub const ENTRIES_MAX: usize = 512;
 
 /// One volume of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,6 +29,7 @@ pub(crate) struct Boss {
     pub(crate) degrades: u64,
     pub(crate) readmissions: u64,
     pub(crate) handovers: u64,
+    pub(crate) detached: u64,
 }
 
 #[derive(Debug)]
@@ -51,6 +52,11 @@ pub(crate) enum Step {
         who: usize,
         life: u64,
         epoch: u64,
+    },
+    /// The primary's disk failed.
+    Detach {
+        who: usize,
+        life: u64,
     },
 }
 
@@ -104,6 +110,7 @@ impl World {
                 self.commit_readmit(who, life, epoch, disk);
             }
             Step::CommitHandover { who, life, epoch } => self.commit_handover(who, life, epoch),
+            Step::Detach { who, life } => self.detach(who, life),
         }
     }
 
@@ -255,15 +262,21 @@ impl World {
                 let step = Step::CommitHandover { who, life, epoch };
                 self.at(delay, What::Boss(step));
             }
+            Event::Data(state) if matches!(state.attached, Attached::Failed(_)) => {
+                self.at(delay, What::Boss(Step::Detach { who, life }));
+            }
             Event::Data(_)
             | Event::PeerUp { .. }
             | Event::Serving { .. }
             | Event::CacheLost { .. }
+            | Event::Replayed { .. }
+            | Event::Thawed
             | Event::ResyncStarted { .. }
             | Event::ResyncProgress { .. }
             | Event::ResyncDone
             | Event::InSync { .. }
             | Event::VolumeReady { .. }
+            | Event::VolumeGrown { .. }
             | Event::VolumeGone { .. }
             | Event::Alarm(_) => {}
         }
@@ -316,7 +329,7 @@ impl World {
         if !self.is_primary(who, life) {
             return;
         }
-        if self.boxes[who].isolated {
+        if self.boxes[who].isolated || self.has_failed(who) {
             return self.at(10 * MS, What::Boss(Step::Degrade { who, life, number }));
         }
         self.boss.losses_heard = self.boss.losses_heard.max(number);
@@ -410,6 +423,43 @@ impl World {
         self.boss.epoch += 1;
         self.boss.primary = Some((other, self.boxes[other].life));
         self.boss.handovers += 1;
+        let epoch = Epoch(self.boss.epoch);
+        let delay = self.rng.below(4 * MS);
+        let delay = self.in_order(who, delay);
+        let input = Input::Authority(Authority::Secondary { epoch });
+        self.at(delay, What::Input(who, life, input));
+        self.tell(other);
+    }
+}
+
+impl World {
+    pub(crate) fn has_failed(&self, who: usize) -> bool {
+        let engine = self.boxes[who].engine.as_ref();
+        engine.is_some_and(|engine| matches!(engine.status().data.attached, Attached::Failed(_)))
+    }
+
+    /// Everything goes to the other box, if it is in sync; else nobody has what this one has.
+    fn detach(&mut self, who: usize, life: u64) {
+        let other = 1 - who;
+        if !self.is_primary(who, life) {
+            return;
+        }
+        let able = self.boss.in_sync[other] && !self.boxes[who].isolated;
+        if !able || !self.eligible(other) {
+            return self.at(10 * MS, What::Boss(Step::Detach { who, life }));
+        }
+        self.boss.base[who] = Some(Epoch(self.boss.epoch));
+        self.boss.epoch += 1;
+        self.boss.primary = Some((other, self.boxes[other].life));
+        self.boss.in_sync = [other == 0, other == 1];
+        self.boss.doubt = None;
+        self.boss.handing_over = false;
+        self.boss.sealing = None;
+        self.boss.idle_since = self.now;
+        self.boss.detached += 1;
+        if self.boxes[other].lossy {
+            self.oracle.power_was_lost();
+        }
         let epoch = Epoch(self.boss.epoch);
         let delay = self.rng.below(4 * MS);
         let delay = self.in_order(who, delay);

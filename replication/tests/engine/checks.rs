@@ -80,8 +80,7 @@ impl World {
             let (Some(mask), Some(theirs)) = (durable_mask(one), durable_mask(other)) else {
                 continue; // being made
             };
-            let pages: BTreeSet<u64> = one.pages().chain(other.pages()).collect();
-            for page in pages.into_iter().filter(|page| *page >= 256) {
+            for page in data_pages(one, other) {
                 let block = u32::try_from((page - 256) / 16).expect("it fits");
                 let covered = mask.contains(&block) || theirs.contains(&block);
                 assert!(
@@ -101,8 +100,7 @@ impl World {
         );
         for number in a.disks.keys() {
             let (one, other) = (&a.disks[number], &b.disks[number]);
-            let pages: BTreeSet<u64> = one.pages().chain(other.pages()).collect();
-            for page in pages.into_iter().filter(|page| *page >= 256) {
+            for page in data_pages(one, other) {
                 let (left, right) = (one.page(page), other.page(page));
                 let at = page - 256;
                 assert!(
@@ -116,21 +114,32 @@ impl World {
     }
 }
 
+/// Pages of the data area that one of two copies has written, up to the end of the shorter one.
+fn data_pages(one: &SimDisk, other: &SimDisk) -> BTreeSet<u64> {
+    let end = |disk: &SimDisk| match superblock::find(&disk.read(0, 2 * PAGE)) {
+        superblock::Found::Valid(found) => found.data_offset + found.spec.size_bytes,
+        superblock::Found::Blank | superblock::Found::Newer(_) | superblock::Found::Damaged => 0,
+    };
+    let end = end(one).min(end(other)) / PAGE as u64;
+    let pages = one.pages().chain(other.pages());
+    pages.filter(|page| (256..end).contains(page)).collect()
+}
+
 /// Blocks that the metadata on a disk calls dirty or hot.
 fn durable_mask(disk: &SimDisk) -> Option<BTreeSet<u32>> {
     let head = disk.read(0, 1 << 20);
     let superblock::Found::Valid(found) = superblock::find(&head) else {
         return None;
     };
-    let (uuid, blocks) = (found.spec.uuid, meta::layout(found.spec.size_bytes).blocks);
-    let slots = &head[usize::try_from(meta::HEAD_BYTES).expect("it fits")..];
-    let map = meta::dirty::DirtyMap::load(uuid, blocks, slots);
+    let layout = meta::layout_at(found.spec.size_bytes, found.data_offset);
+    let (uuid, blocks) = (found.spec.uuid, layout.expect("it is sound").blocks);
+    let map = meta::dirty::DirtyMap::load(uuid, blocks, &head);
     let ring = &head[usize::try_from(intent::OFFSET).expect("it fits")..];
-    let recovered = intent::recover(uuid, &ring[..PAGE * 16]);
-    let hot = match recovered.hot {
-        intent::Hot::All => (0..blocks).collect(),
-        intent::Hot::Regions(regions) => regions
-            .into_iter()
+    let (table, trust) = intent::Table::recover(uuid, &ring[..intent::RING_BYTES]);
+    let hot = match trust {
+        intent::Trust::Broken => (0..blocks).collect(),
+        intent::Trust::Whole => table
+            .regions()
             .flat_map(|region| region * 16..(region + 1) * 16)
             .collect(),
     };

@@ -5,7 +5,10 @@
 //! as unflushed. A killed process loses nothing that the disk has been given.
 
 use crate::random::Rng;
-use replication::types::Fua;
+use crate::world::{Troubles, zero};
+use replication::engine::{DiskError, Io, IoDone};
+use replication::meta::TAIL_BYTES;
+use replication::types::{Fua, VolumeNumber};
 use std::collections::BTreeMap;
 
 pub(crate) const PAGE: usize = 4096;
@@ -16,6 +19,7 @@ pub(crate) struct SimDisk {
     stable: BTreeMap<u64, Data>,
     /// Unflushed versions of a page, oldest first.
     cached: BTreeMap<u64, Vec<Data>>,
+    pub(crate) size_bytes: u64,
 }
 
 impl Rng {
@@ -68,6 +72,70 @@ impl SimDisk {
         }
     }
 
+    /// A whole command, with what is wrong.
+    pub(crate) fn carry_out(
+        &mut self,
+        number: VolumeNumber,
+        io: Io,
+        troubles: &mut Troubles,
+    ) -> Result<IoDone, DiskError> {
+        if let Some(error) = troubles.error {
+            return Err(error);
+        }
+        match io {
+            Io::Read {
+                offset_bytes,
+                len_bytes,
+            } => {
+                let (first, pages) = (offset_bytes / PAGE as u64, (len_bytes / PAGE) as u64);
+                let bad = (first..first + pages)
+                    .any(|page| troubles.unreadable.contains(&(number, page)));
+                if bad {
+                    return Err(DiskError::Medium);
+                }
+                return Ok(IoDone::Data(self.read(offset_bytes, len_bytes).into()));
+            }
+            Io::Write {
+                offset_bytes,
+                data,
+                fua,
+            } => {
+                let fits = self.room_for(offset_bytes, data.len(), troubles.full);
+                self.write(offset_bytes, &data[..fits], fua);
+                let first = offset_bytes / PAGE as u64;
+                for page in first..first + (fits / PAGE) as u64 {
+                    troubles.unreadable.remove(&(number, page));
+                }
+                if fits < data.len() {
+                    return Err(DiskError::NoSpace);
+                }
+            }
+            Io::WriteZeroes {
+                offset_bytes,
+                len_bytes,
+                fua,
+            } => zero(self, offset_bytes, len_bytes, fua),
+            Io::Flush => self.flush(),
+        }
+        Ok(IoDone::Ok)
+    }
+
+    /// Bytes of a write that fit: with a full pool only pages of metadata, at both ends of the
+    /// backing, and those that exist.
+    fn room_for(&self, offset_bytes: u64, len: usize, full: bool) -> usize {
+        let first = offset_bytes / PAGE as u64;
+        let tail = self.size_bytes.saturating_sub(TAIL_BYTES) / PAGE as u64;
+        let exists = |page: &u64| {
+            let metadata = *page < 256 || *page >= tail;
+            metadata || self.stable.contains_key(page) || self.cached.contains_key(page)
+        };
+        let room = (first..)
+            .take_while(exists)
+            .take(len.div_ceil(PAGE))
+            .count();
+        if full { len.min(room * PAGE) } else { len }
+    }
+
     /// Everything written until now is stable.
     pub(crate) fn flush(&mut self) {
         for (page, versions) in std::mem::take(&mut self.cached) {
@@ -95,6 +163,11 @@ impl SimDisk {
             }
             self.stable.insert(page, kept);
         }
+    }
+
+    /// Nothing that was not flushed is kept.
+    pub(crate) fn lose_cache(&mut self) {
+        self.cached.clear();
     }
 
     /// Pages that were ever written.

@@ -2,7 +2,7 @@
 
 use crate::boss::Step;
 use crate::world::{BOXES, MS, What, World, filled};
-use replication::engine::{Attached, Command, DataLink, Input, Role};
+use replication::engine::{Attached, Command, DataLink, Input, Pace, Role};
 use replication::types::{CommandId, Epoch, Fua, VolumeNumber, VolumeSpec};
 
 /// Pages of the volume that the client uses, and how far apart its four spots are.
@@ -10,6 +10,8 @@ const SPOT_PAGES: u64 = 6;
 const SPOTS: [u64; 4] = [0, 30, 250, 1100];
 pub(crate) const VOLUME: u32 = 1;
 pub(crate) const SIZE: u64 = 5 << 20;
+const BLOCK_BYTES: u64 = 64 << 10;
+const LARGEST: u64 = 12 << 20;
 
 impl World {
     /// One founding box, serving, with a volume.
@@ -64,7 +66,7 @@ impl World {
 
     /// The client asks for something, then comes back.
     pub(crate) fn client(&mut self) {
-        let delay = self.rng.below(MS);
+        let delay = self.rng.below(self.client_pause);
         self.at(delay, What::Client);
         let Some((who, life)) = self.boss.primary else {
             return;
@@ -75,7 +77,13 @@ impl World {
         if self.rng.one_in(60) {
             return self.change_volumes(who);
         }
-        let spot = SPOTS[usize::try_from(self.rng.below(4)).expect("it fits")];
+        if self.rng.one_in(40) {
+            return self.grow(who);
+        }
+        // one of the spots is the end of the volume, wherever that is
+        let end = self.shown_bytes / 4096 - SPOT_PAGES - 3;
+        let spots = [SPOTS[0], SPOTS[1], SPOTS[2], SPOTS[3], end];
+        let spot = spots[usize::try_from(self.rng.below(5)).expect("it fits")];
         let at = spot + self.rng.below(SPOT_PAGES);
         let pages = 1 + self.rng.below(3);
         let (volume, offset_bytes) = (VolumeNumber(VOLUME), at * 4096);
@@ -124,9 +132,32 @@ impl World {
         }
     }
 
+    /// Makes the volume of the client larger by a bit, sometimes by a whole block.
+    fn grow(&mut self, who: usize) {
+        let more = [4096, BLOCK_BYTES, 1 << 20];
+        let more = more[usize::try_from(self.rng.below(3)).expect("it fits")];
+        let size_bytes = self.shown_bytes + more;
+        if size_bytes <= LARGEST {
+            self.ask_growth(who, size_bytes);
+        }
+    }
+
+    pub(crate) fn ask_growth(&mut self, who: usize, size_bytes: u64) -> CommandId {
+        let id = CommandId(self.fresh_id());
+        self.growths.insert(id, size_bytes);
+        let number = VolumeNumber(VOLUME);
+        let input = Input::GrowVolume {
+            id,
+            number,
+            size_bytes,
+        };
+        self.input(who, input);
+        id
+    }
+
     pub(crate) fn fault(&mut self) {
         let who = usize::try_from(self.rng.below(2)).expect("it fits");
-        match self.rng.below(12) {
+        match self.rng.below(14) {
             0..=2 if self.is_up(who) => {
                 let power = self.rng.one_in(2);
                 self.kill(who, power);
@@ -140,7 +171,17 @@ impl World {
             6 => self.boxes[who].isolated = false,
             7 | 10 | 11 => self.begin_handover(),
             8 => self.cancel_handover(),
-            _ => {}
+            9 if self.is_up(who) => {
+                let pace = match self.rng.below(3) {
+                    0 => Pace::Auto,
+                    1 => Pace::Paused,
+                    _ => Pace::AtMost {
+                        bytes_per_s: 1 << 20,
+                    },
+                };
+                self.input(who, Input::Pace(pace));
+            }
+            _ => self.reset_link(),
         }
         for who in BOXES {
             if !self.is_up(who) && self.rng.one_in(2) {
@@ -148,6 +189,15 @@ impl World {
                 self.start(who, boot);
             }
         }
+    }
+
+    pub(crate) fn forget_kills(&mut self) {
+        self.heap
+            .retain(|_, what| !matches!(what, What::Kill { .. }));
+    }
+
+    pub(crate) fn stop_client(&mut self) {
+        self.heap.retain(|_, what| !matches!(what, What::Client));
     }
 
     /// Everything works again: the boxes come to rest in sync.
@@ -161,6 +211,7 @@ impl World {
             if !self.is_up(who) {
                 self.start(who, self.boxes[who].lossy);
             }
+            self.input(who, Input::Pace(Pace::Auto));
         }
     }
 
@@ -178,21 +229,32 @@ impl World {
             );
             self.engine(who).check_full();
         }
+        let ends = (SIZE..self.shown_bytes)
+            .step_by(1 << 17)
+            .map(|at| at / 4096);
+        let ends: Vec<u64> = ends.collect();
+        for page in ends {
+            self.read_page(who, page);
+        }
         for spot in SPOTS {
             for page in spot..spot + SPOT_PAGES + 3 {
-                let (volume, offset_bytes) = (VolumeNumber(VOLUME), page * 4096);
-                let len_bytes = 4096;
-                self.ask(
-                    who,
-                    Command::Read {
-                        volume,
-                        offset_bytes,
-                        len_bytes,
-                    },
-                );
+                self.read_page(who, page);
             }
         }
         self.until("the last reads", |w| w.asked.is_empty());
+    }
+
+    fn read_page(&mut self, who: usize, page: u64) {
+        let (volume, offset_bytes) = (VolumeNumber(VOLUME), page * 4096);
+        let len_bytes = 4096;
+        self.ask(
+            who,
+            Command::Read {
+                volume,
+                offset_bytes,
+                len_bytes,
+            },
+        );
     }
 }
 

@@ -114,7 +114,10 @@ impl Oracle {
         if version == register.version {
             register.version += 1;
             let before = std::mem::replace(&mut register.now, BTreeSet::from([value]));
-            register.unstable.extend(before);
+            // not the value itself: a flush that began before the write after it keeps it
+            register
+                .unstable
+                .extend(before.into_iter().filter(|old| *old != value));
             register.lost.clear();
         }
         self.excused += u64::from(excused);

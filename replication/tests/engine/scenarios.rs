@@ -4,16 +4,16 @@ use crate::histories::{SIZE, VOLUME};
 use crate::world::{MS, World, filled, value_of};
 use bytes::Bytes;
 use replication::engine::{
-    Attached, Command, CommandError, Completed, DataLink, DiskError, Event, Input, Lease, PeerLoss,
-    Role,
+    Attached, Authority, Command, CommandError, Completed, DataLink, DiskError, Event, Input,
+    Lease, PeerLoss, Role,
 };
-use replication::meta::HEAD_BYTES;
+use replication::meta::index;
 use replication::types::{CommandId, Epoch, Fua, Time, VolumeNumber, VolumeSpec};
 
-const V: VolumeNumber = VolumeNumber(VOLUME);
-const BLOCK: u64 = 64 << 10;
+pub(crate) const V: VolumeNumber = VolumeNumber(VOLUME);
+pub(crate) const BLOCK: u64 = 64 << 10;
 
-fn write(at: u64, value: u64) -> Command {
+pub(crate) fn write(at: u64, value: u64) -> Command {
     Command::Write {
         volume: V,
         offset_bytes: at,
@@ -32,31 +32,35 @@ fn read(at: u64) -> Command {
 
 impl World {
     /// A pair in sync.
-    fn paired(seed: u64) -> Self {
+    pub(crate) fn paired(seed: u64) -> Self {
         let mut world = Self::founded(seed, false);
         world.start(1, true);
         world.until("a pair", Self::is_settled);
         world
     }
 
-    fn do_now(&mut self, who: usize, command: Command) -> Result<Completed, CommandError> {
+    pub(crate) fn do_now(
+        &mut self,
+        who: usize,
+        command: Command,
+    ) -> Result<Completed, CommandError> {
         let id = self.ask(who, command);
         self.until("an answer", |world| world.answers.contains_key(&id));
         self.answers[&id].clone()
     }
 
-    fn value_at(&mut self, who: usize, at: u64) -> u64 {
+    pub(crate) fn value_at(&mut self, who: usize, at: u64) -> u64 {
         let Ok(Completed::Data(data)) = self.do_now(who, read(at)) else {
             panic!("no data")
         };
         value_of(&data).expect("one value")
     }
 
-    fn saw(&self, who: usize, matches: impl Fn(&Event) -> bool) -> bool {
+    pub(crate) fn saw(&self, who: usize, matches: impl Fn(&Event) -> bool) -> bool {
         self.boxes[who].events.iter().any(matches)
     }
 
-    fn copied_bytes(&self, who: usize) -> Vec<u64> {
+    pub(crate) fn copied_bytes(&self, who: usize) -> Vec<u64> {
         let events = self.boxes[who].events.iter();
         let started = events.filter_map(|event| {
             if let Event::ResyncStarted { total_bytes, .. } = event {
@@ -161,7 +165,7 @@ fn h35_a_dirty_map_that_fails_its_check_is_copied_whole() {
     let mut world = World::paired(33);
     world.kill(1, false);
     let disk = world.boxes[1].disks.get_mut(&V).expect("it has the volume");
-    disk.write(HEAD_BYTES, &[0xee; 2 * 4096], Fua::Yes);
+    disk.write(index::OFFSET, &[0xee; 2 * index::LEN_BYTES], Fua::Yes);
     world.start(1, false);
     world.until("a pair", World::is_settled);
     assert!(
@@ -253,6 +257,18 @@ fn r3_a_deposed_primary_is_refused_and_aborts_what_it_held() {
     assert_eq!(world.answers[&held], Err(CommandError::NotPrimary));
     world.until("a pair", World::is_settled);
     world.assert_equal();
+}
+
+#[test]
+fn r8_who_is_primary_no_more_completes_nothing_that_waits_for_the_peer() {
+    let mut world = World::paired(11);
+    world.boxes[1].troubles.hangs = true;
+    let held = world.ask(0, write(0, 5));
+    world.run_ms(20);
+    assert!(!world.answers.contains_key(&held));
+    let epoch = world.engine(0).status().epoch;
+    world.input(0, Input::Authority(Authority::Secondary { epoch }));
+    assert_eq!(world.answers[&held], Err(CommandError::NotPrimary));
 }
 
 #[test]
@@ -380,24 +396,26 @@ fn a_cancelled_handover_goes_on() {
 #[test]
 fn d5_a_failed_flush_is_never_good_again() {
     let mut world = World::paired(14);
-    world.boxes[0].disk_error = Some(DiskError::Io);
+    world.boxes[0].troubles.error = Some(DiskError::Io);
     let id = world.ask(0, Command::Flush { volume: V });
     world.run_ms(5);
-    world.boxes[0].disk_error = None;
+    world.boxes[0].troubles.error = None;
     let again = world.ask(0, Command::Flush { volume: V });
     world.run_ms(500);
-    assert!(!world.answers.contains_key(&id) && !world.answers.contains_key(&again));
+    for id in [id, again] {
+        assert!(!matches!(world.answers.get(&id), Some(Ok(_))));
+    }
     assert_eq!(world.engine(0).status().role, Role::Failed);
     assert!(matches!(
         world.engine(0).status().data.attached,
-        Attached::No(_)
+        Attached::Failed(_)
     ));
 }
 
 #[test]
 fn d5_a_peer_whose_disk_failed_leaves() {
     let mut world = World::paired(15);
-    world.boxes[1].disk_error = Some(DiskError::Io);
+    world.boxes[1].troubles.error = Some(DiskError::Io);
     assert_eq!(world.do_now(0, write(0, 1)), Ok(Completed::Ok));
     let failed = |event: &Event| {
         matches!(
@@ -415,11 +433,11 @@ fn d5_a_peer_whose_disk_failed_leaves() {
 #[test]
 fn alone_a_disk_error_reaches_the_host() {
     let mut world = World::founded(16, false);
-    world.boxes[0].disk_error = Some(DiskError::Medium);
+    world.boxes[0].troubles.error = Some(DiskError::Medium);
     assert_eq!(world.do_now(0, read(0)), Err(CommandError::Medium));
-    world.boxes[0].disk_error = None;
+    world.boxes[0].troubles.error = None;
     assert_eq!(world.do_now(0, write(0, 1)), Ok(Completed::Ok));
-    world.boxes[0].disk_error = Some(DiskError::NoSpace);
+    world.boxes[0].troubles.error = Some(DiskError::NoSpace);
     assert_eq!(world.do_now(0, write(0, 2)), Err(CommandError::NoSpace));
 }
 
@@ -443,7 +461,7 @@ fn t3_compare_and_write_compares_and_replicates() {
 }
 
 #[test]
-fn zeroes_are_written_over_any_length() {
+fn r4_zeroes_are_written_over_any_length_on_both_disks() {
     let mut world = World::paired(18);
     world.do_now(0, write(2 << 20, 1)).expect("in sync");
     let zeroes = Command::WriteZeroes {
@@ -549,14 +567,14 @@ fn an_interrupted_copy_goes_on_where_it_was() {
     let mut world = World::founded(23, true);
     world.start(1, true);
     world.until("half", |w| {
-        (1..SIZE).contains(&w.engine(0).status().dirty_bytes)
+        (1..2 * SIZE).contains(&w.engine(0).status().dirty_bytes)
     });
     world.kill(1, false);
     world.run_ms(100);
     world.start(1, false);
     world.until("a pair", World::is_settled);
     let copied = world.copied_bytes(0);
-    assert!(copied[1] < SIZE + BLOCK && copied[0] > SIZE, "{copied:?}");
+    assert!(copied[1] < 2 * SIZE && copied[0] > 2 * SIZE, "{copied:?}");
     world.assert_equal();
 }
 

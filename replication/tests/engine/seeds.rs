@@ -9,7 +9,7 @@ fn random_histories_keep_their_promises() {
     let read = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let first = read("SEED").unwrap_or(1);
     let count = read("HISTORIES").unwrap_or(100);
-    let mut total = [0; 6];
+    let mut total = [0; 7];
     for seed in first..first + count {
         println!("seed {seed}");
         let world = history(seed);
@@ -24,6 +24,7 @@ fn random_histories_keep_their_promises() {
             boss.degrades,
             boss.readmissions,
             boss.handovers,
+            world.replayed,
             world.oracle.excused,
             acked as u64,
         ];
@@ -31,10 +32,10 @@ fn random_histories_keep_their_promises() {
             *sum += count;
         }
     }
-    println!("promotions, degrades, readmissions, handovers, excused, acked: {total:?}");
+    println!("promotions, degrades, readmissions, handovers, replayed, excused, acked: {total:?}");
     if count >= 300 {
         assert!(
-            total[..4].iter().all(|count| *count > 20),
+            total[..5].iter().all(|count| *count > 20),
             "the interesting things happen"
         );
     }

@@ -3,19 +3,18 @@
 use crate::boss::Boss;
 use crate::disk::{PAGE, SimDisk};
 use crate::oracle::Oracle;
+use crate::pool::opened;
 use crate::random::Rng;
 use bytes::Bytes;
 use replication::engine::{
-    Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, IoDone, Limits, Opened,
-    Output, Params,
+    Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, Limits, Output, Params,
 };
-use replication::meta;
+use replication::meta::index;
 use replication::types::{
     BootId, CommandId, DiskInstance, Epoch, Fua, GroupId, Incarnation, NodeId, OpId, SessionId,
-    Time, VolumeNumber, VolumeSpec, Zeroed,
+    Time, VolumeNumber, Zeroed,
 };
 use replication::wire::Header;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -51,15 +50,32 @@ pub(crate) struct SimBox {
     pub(crate) lossy: bool,
     pub(crate) cache_lost: bool,
     pub(crate) isolated: bool,
-    pub(crate) disk_error: Option<DiskError>,
+    pub(crate) troubles: Troubles,
     /// A volume that this box cannot make.
     pub(crate) cannot_make: bool,
+    /// Bytes read in this life.
+    pub(crate) read_bytes: u64,
+}
+
+/// What is wrong with the disks of a box.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Troubles {
+    /// Everything fails like this.
+    pub(crate) error: Option<DiskError>,
+    /// Nothing ends.
+    pub(crate) hangs: bool,
+    /// Of these nothing ends.
+    pub(crate) stuck: Option<fn(&Io) -> bool>,
+    /// There is no room for pages that were never written.
+    pub(crate) full: bool,
+    /// Pages that cannot be read until they are written.
+    pub(crate) unreadable: BTreeSet<(VolumeNumber, u64)>,
 }
 
 /// A connection between the boxes; `ends[i]` is what box `i` calls it.
-struct Wire {
-    ends: [Option<SessionId>; 2],
-    lives: [u64; 2],
+pub(crate) struct Wire {
+    pub(crate) ends: [Option<SessionId>; 2],
+    pub(crate) lives: [u64; 2],
     /// Nothing overtakes.
     busy_until: [u64; 2],
 }
@@ -84,10 +100,10 @@ pub(crate) enum Asked {
 pub(crate) struct World {
     pub(crate) now: u64,
     pub(crate) rng: Rng,
-    heap: BTreeMap<(u64, u64), What>,
+    pub(crate) heap: BTreeMap<(u64, u64), What>,
     count: u64,
     pub(crate) boxes: [SimBox; 2],
-    wires: Vec<Wire>,
+    pub(crate) wires: Vec<Wire>,
     /// Frames are lost, connections do not close.
     pub(crate) cut: bool,
     pub(crate) oracle: Oracle,
@@ -95,8 +111,14 @@ pub(crate) struct World {
     pub(crate) answers: BTreeMap<CommandId, Result<Completed, CommandError>>,
     next_id: u64,
     pub(crate) boss: Boss,
+    /// Growths that were asked for.
+    pub(crate) growths: BTreeMap<CommandId, u64>,
+    /// The size of the client's volume that was answered.
+    pub(crate) shown_bytes: u64,
     pub(crate) steps: u64,
     pub(crate) limits: Limits,
+    /// Between two commands of the client, at most.
+    pub(crate) client_pause: u64,
     /// A primary may die right after a config was committed.
     pub(crate) deadly: bool,
     /// Backings are not proven to read zero.
@@ -109,12 +131,20 @@ pub(crate) struct World {
     pub(crate) forge: bool,
     /// The second box has another key.
     pub(crate) other_key: bool,
+    /// Writes that were sent again.
+    pub(crate) replayed: u64,
+    /// Somebody between the boxes hands all frames on, from one channel to another.
+    pub(crate) between: bool,
     pub(crate) trace: bool,
+    /// The engines have no mutant: their invariants hold.
+    sound: bool,
+    /// Bytes that were mended by the engines that are gone.
+    pub(crate) mended_bytes: u64,
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        choose_mutant();
+        let sound = !choose_mutant();
         let new_box = || SimBox {
             engine: None,
             life: 0,
@@ -126,16 +156,24 @@ impl World {
             lossy: false,
             cache_lost: false,
             isolated: false,
-            disk_error: None,
+            troubles: Troubles::default(),
             cannot_make: false,
+            read_bytes: 0,
         };
         let limits = Limits {
             inflight_commands: 24,
+            queued_commands: 100,
             inflight_bytes: 4 << 20,
             resync_window_bytes: 256 << 10,
             mirror_window_bytes: 64 << 10,
+            retain_bytes: if seed.is_multiple_of(4) {
+                24 << 10
+            } else {
+                1 << 20
+            },
             hot_regions: 2,
             settle_ms: 40,
+            ..Limits::default()
         };
         Self {
             now: 0,
@@ -150,15 +188,22 @@ impl World {
             answers: BTreeMap::new(),
             next_id: 0,
             boss: Boss::default(),
+            growths: BTreeMap::new(),
+            shown_bytes: crate::histories::SIZE,
             steps: 0,
             limits,
+            client_pause: MS,
             deadly: false,
             dusty: false,
             damage_writes: false,
             garbage: false,
             forge: false,
             other_key: false,
+            replayed: 0,
+            between: false,
             trace: std::env::var("TRACE").is_ok(),
+            sound,
+            mended_bytes: 0,
         }
     }
 
@@ -182,6 +227,7 @@ impl World {
         it.life += 1;
         it.boot += u128::from(boot);
         it.events.clear();
+        it.read_bytes = 0;
         it.cache_lost = false;
         let node = u8::try_from(who).expect("it fits") + 1;
         let tag = u128::from(node) << 64;
@@ -200,8 +246,8 @@ impl World {
         it.engine = Some(Engine::new(params));
         let found = it
             .disks
-            .keys()
-            .map(|number| opened(*number, Zeroed::Unknown))
+            .iter()
+            .map(|(number, disk)| opened(*number, disk, Zeroed::Unknown))
             .collect();
         it.fresh.clear();
         self.input(
@@ -218,6 +264,7 @@ impl World {
         if self.trace {
             println!("{:>10} box {who} dies, power {power}", self.now / 1000);
         }
+        self.mended_bytes += self.engine(who).status().mended_bytes;
         let it = &mut self.boxes[who];
         it.engine = None;
         for (_, (number, io)) in std::mem::take(&mut it.running) {
@@ -343,15 +390,6 @@ impl World {
         format!("{:?} {:?}", boxes.collect::<Vec<_>>(), self.boss)
     }
 
-    pub(crate) fn forget_kills(&mut self) {
-        self.heap
-            .retain(|_, what| !matches!(what, What::Kill { .. }));
-    }
-
-    pub(crate) fn stop_client(&mut self) {
-        self.heap.retain(|_, what| !matches!(what, What::Client));
-    }
-
     fn happen(&mut self, what: What) {
         match what {
             What::Input(who, life, input) => {
@@ -385,7 +423,7 @@ impl World {
         while let Some(output) = engine.poll_output() {
             outputs.push(output);
         }
-        if self.steps.is_multiple_of(16) {
+        if self.sound && self.steps.is_multiple_of(16) {
             engine.check_full();
         }
         for output in outputs {
@@ -406,7 +444,15 @@ impl World {
                 let delay = self.rng.below(if slow { 10 * MS } else { MS / 2 });
                 self.at(delay, What::Disk(who, life, volume, op));
             }
-            Output::Open { spec, .. } => self.open(who, spec),
+            Output::Open {
+                spec,
+                backing_bytes,
+                ..
+            } => self.open(who, spec, backing_bytes),
+            Output::Grow {
+                number,
+                backing_bytes,
+            } => self.grow_backing(who, number, backing_bytes),
             Output::Remove { number } => {
                 self.boxes[who].disks.remove(&number);
             }
@@ -436,6 +482,9 @@ impl World {
                 if let Some(asked) = self.asked.remove(&(who, life, id)) {
                     self.settle(id, asked, &result, who);
                 }
+                if let (Some(grown), Ok(_)) = (self.growths.remove(&id), &result) {
+                    self.shown_bytes = self.shown_bytes.max(grown);
+                }
                 self.answers.insert(id, result);
             }
             Output::Event(event) => {
@@ -443,6 +492,9 @@ impl World {
                 let it = &mut self.boxes[who];
                 it.cache_lost |= matches!(event, Event::CacheLost { .. });
                 it.events.push(event.clone());
+                if let Event::Replayed { writes, .. } = event {
+                    self.replayed += writes;
+                }
                 self.boss_event(who, event);
             }
         }
@@ -453,7 +505,7 @@ impl World {
         let Io::Write { offset_bytes, .. } = io else {
             return;
         };
-        let page = (meta::HEAD_BYTES..1 << 20).contains(offset_bytes);
+        let page = (index::OFFSET..1 << 20).contains(offset_bytes);
         if page && self.deadly && self.rng.one_in(16) {
             let (life, delay) = (self.boxes[who].life, self.rng.below(MS / 4));
             self.at(
@@ -467,38 +519,14 @@ impl World {
         }
     }
 
-    fn open(&mut self, who: usize, spec: VolumeSpec) {
-        let it = &mut self.boxes[who];
-        let number = spec.number;
-        if it.cannot_make && number != VolumeNumber::SYSTEM {
-            let reason = "the pool is full".to_owned();
-            let input = Input::OpenFailed { number, reason };
-            return self.at(MS, What::Input(who, self.boxes[who].life, input));
-        }
-        if let Entry::Vacant(place) = it.disks.entry(number) {
-            let disk = place.insert(SimDisk::default());
-            if self.dusty {
-                let at = meta::layout(spec.size_bytes).data_offset;
-                disk.write(at + 8192, &[0xdd; PAGE * 3], Fua::Yes); // an old tenant's data
-            }
-            it.fresh.insert(number);
-        }
-        let fresh = it.fresh.remove(&number) && !self.dusty;
-        let zeroed = if fresh {
-            Zeroed::Proven
-        } else {
-            Zeroed::Unknown
-        };
-        let input = Input::Opened(opened(number, zeroed));
-        self.at(MS / 2, What::Input(who, self.boxes[who].life, input));
-    }
-
     fn connect(&mut self, who: usize) {
         let (other, life) = (1 - who, self.boxes[who].life);
         let delay = MS / 10 + self.rng.below(MS);
-        if self.cut || !self.is_up(other) {
-            let delay = if self.cut { delay * 20 } else { delay };
-            return self.at(delay, What::Input(who, life, Input::ConnectFailed));
+        if self.cut {
+            return self.at(delay * 20, What::Input(who, life, Input::ConnectFailed));
+        }
+        if !self.is_up(other) {
+            return self.at(delay, What::Input(who, life, Input::ConnectRefused));
         }
         self.count += 1;
         let sessions = [SessionId(self.count), SessionId(self.count + 1_000_000_000)];
@@ -509,20 +537,9 @@ impl World {
             lives,
             busy_until: [self.now + delay; 2],
         });
-        let accepted = Input::Accepted {
-            session: sessions[other],
-        };
+        let [connected, accepted] = self.channel(sessions[who], sessions[other]);
         self.at(delay, What::Input(other, lives[other], accepted));
-        self.at(
-            delay,
-            What::Input(
-                who,
-                life,
-                Input::Connected {
-                    session: sessions[who],
-                },
-            ),
-        );
+        self.at(delay, What::Input(who, life, connected));
     }
 
     fn send(&mut self, who: usize, session: SessionId, header: [u8; 64], payload: Bytes) {
@@ -583,49 +600,23 @@ impl World {
 
     fn disk_done(&mut self, who: usize, number: VolumeNumber, op: OpId) {
         let it = &mut self.boxes[who];
+        let stuck = it.troubles.stuck.is_some_and(|stuck| {
+            let io = it.running.get(&op);
+            io.is_some_and(|(_, io)| stuck(io))
+        });
+        if it.troubles.hangs || stuck {
+            let life = it.life;
+            return self.at(MS, What::Disk(who, life, number, op));
+        }
         let Some((_, io)) = it.running.remove(&op) else {
             return;
         };
-        let disk = it
-            .disks
-            .get_mut(&number)
-            .expect("nothing is removed under an operation");
-        let result = match (it.disk_error, io) {
-            (Some(error), _) => Err(error),
-            (
-                None,
-                Io::Read {
-                    offset_bytes,
-                    len_bytes,
-                },
-            ) => Ok(IoDone::Data(disk.read(offset_bytes, len_bytes).into())),
-            (
-                None,
-                Io::Write {
-                    offset_bytes,
-                    data,
-                    fua,
-                },
-            ) => {
-                disk.write(offset_bytes, &data, fua);
-                Ok(IoDone::Ok)
-            }
-            (
-                None,
-                Io::WriteZeroes {
-                    offset_bytes,
-                    len_bytes,
-                    fua,
-                },
-            ) => {
-                zero(disk, offset_bytes, len_bytes, fua);
-                Ok(IoDone::Ok)
-            }
-            (None, Io::Flush) => {
-                disk.flush();
-                Ok(IoDone::Ok)
-            }
-        };
+        if let Io::Read { len_bytes, .. } = &io {
+            it.read_bytes += *len_bytes as u64;
+        }
+        let disk = it.disks.get_mut(&number);
+        let disk = disk.expect("nothing is removed under an operation");
+        let result = disk.carry_out(number, io, &mut it.troubles);
         self.input(who, Input::Done { op, result });
     }
 
@@ -741,20 +732,12 @@ impl World {
     }
 }
 
-fn zero(disk: &mut SimDisk, offset: u64, len: u64, fua: Fua) {
+pub(crate) fn zero(disk: &mut SimDisk, offset: u64, len: u64, fua: Fua) {
     disk.write(
         offset,
         &vec![0; usize::try_from(len).expect("it fits")],
         fua,
     );
-}
-
-fn opened(number: VolumeNumber, zeroed: Zeroed) -> Opened {
-    Opened {
-        number,
-        size_bytes: 1 << 40,
-        zeroed,
-    }
 }
 
 /// A page's value, if it holds one and the same everywhere.
@@ -784,10 +767,13 @@ fn short(it: &impl std::fmt::Debug) -> String {
     text.chars().take(300).collect()
 }
 
-/// Puts the mutant that the environment names into the engines of this process.
-fn choose_mutant() {
+/// Puts the mutant that the environment names into the engines of this process. Whether there is
+/// one: what it breaks must be seen from outside.
+fn choose_mutant() -> bool {
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("MUTANT") {
         replication::mutants::choose(&name).expect("a mutant of the list");
+        return !name.is_empty();
     }
+    false
 }

@@ -1,4 +1,5 @@
-//! `cargo peers iscsi`: see [`tests::peers`]. The other two verbs are the processes it starts.
+//! `cargo peers iscsi` and `mirror`: see [`tests::peers`]. The other two verbs are the processes
+//! that they start.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use replication::shell::IoChoice;
 use tests::peers::drive::{Place, drive};
 use tests::peers::serve::{Store, serve};
 use tests::peers::workload::Workload;
-use tests::peers::{self, Options};
+use tests::peers::{self, Options, mirror};
 
 /// Benches against the peers.
 #[derive(Debug, Parser)]
@@ -24,6 +25,8 @@ struct Arguments {
 enum Verb {
     /// Our target against tgt.
     Iscsi(Options),
+    /// What replication costs, and how fast a resync is.
+    Mirror(mirror::Options),
     /// Serves one unit on loopback, unreplicated.
     Serve(ServeOptions),
     /// Puts a load on a target and prints what it came to.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
     }
     let done = match Arguments::parse_from(words).verb {
         Verb::Iscsi(options) => return peers::run(&options),
+        Verb::Mirror(options) => return mirror::run(&options),
         Verb::Serve(options) => {
             let store = match (options.backend, options.path) {
                 (BackendName::File, Some(path)) => Store::File(path),

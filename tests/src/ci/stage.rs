@@ -177,11 +177,12 @@ fn lints(plan: &Plan) -> Vec<Step> {
 }
 
 /// The tests of this crate that need more than a compiler, and the stages that run them.
-const OWN_STAGE: [(&str, &str); 7] = [
+const OWN_STAGE: [(&str, &str); 8] = [
     ("bad_input", "program"),
     ("cluster", "cluster"),
     ("cluster_volatile", "cluster"),
     ("conformance", "conformance"),
+    ("cycles", "cluster"),
     ("demo", "program"),
     ("hostile", "hostile"),
     ("shared_lun", "cluster"),
@@ -233,7 +234,10 @@ fn swarm(plan: &Plan) -> Vec<Step> {
     } else {
         format!("--histories {histories}")
     };
-    vec![cargo(&format!("{swarm} -- {options}"), Expect::Swarm)]
+    vec![Step {
+        limit_s: LIMIT_S.max(histories / 10),
+        ..cargo(&format!("{swarm} -- {options}"), Expect::Swarm)
+    }]
 }
 
 fn mutants(plan: &Plan) -> Vec<Step> {
@@ -249,7 +253,7 @@ fn mutants(plan: &Plan) -> Vec<Step> {
     ];
     if plan.tier == Tier::Long {
         // minutes: the simulator finds many of them without being told where
-        steps.push(cargo("swarm -- --mutants --histories 250", Expect::Kills));
+        steps.push(cargo("swarm -- --mutants", Expect::Kills));
     }
     if plan.injects("mutants") {
         // an unbroken program: nothing is killed, and the stage has to say so
@@ -357,22 +361,40 @@ fn hostile(plan: &Plan) -> Vec<Step> {
         "test --package tests --test hostile --no-fail-fast",
         Expect::RustTests,
     );
-    let environment = [
-        "env".to_owned(),
-        format!("TWINSAN_HOSTILE_SECONDS={seconds}"),
-    ];
+    let test = with_variable("TWINSAN_HOSTILE_SECONDS", seconds, test);
     vec![Step {
-        command: environment.into_iter().chain(test.command).collect(),
         limit_s: LIMIT_S + seconds,
         ..test
     }]
 }
 
-fn cluster(_: &Plan) -> Vec<Step> {
+fn with_variable(name: &str, value: u32, step: Step) -> Step {
+    let environment = ["env".to_owned(), format!("{name}={value}")];
+    Step {
+        command: environment.into_iter().chain(step.command).collect(),
+        ..step
+    }
+}
+
+fn cluster(plan: &Plan) -> Vec<Step> {
     // one at a time: each uses whole network namespaces and both processors
-    let command = "test --package tests --test cluster --test cluster_volatile \
-                   --test shared_lun --no-fail-fast -- --test-threads 1";
-    vec![cargo(command, Expect::RustTests)]
+    let rows = "test --package tests --test cluster --test cluster_volatile \
+                --test shared_lun --no-fail-fast -- --test-threads 1";
+    let cycles = "test --package tests --test cycles --no-fail-fast -- --test-threads 1";
+    // on each kind of disk
+    let faults = match plan.tier {
+        Tier::Quick | Tier::Plain => 10,
+        Tier::Long => 250,
+    };
+    let cycles = with_variable("TWINSAN_CYCLES", faults, cargo(cycles, Expect::RustTests));
+    let long = cycles.limit_s + 60 * faults;
+    vec![
+        cargo(rows, Expect::RustTests),
+        Step {
+            limit_s: long,
+            ..cycles
+        },
+    ]
 }
 
 fn qemu(_: &Plan) -> Vec<Step> {

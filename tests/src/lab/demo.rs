@@ -115,6 +115,14 @@ impl Stage {
         self.loopback.command(Path::new(program))
     }
 
+    /// Connects to `place` in the loopback.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn connect(&self, place: &str) -> std::io::Result<std::net::TcpStream> {
+        self.loopback.connect(place)
+    }
+
     /// Processes in the loopback and sockets that listen in it.
     #[must_use]
     pub fn remains(&self) -> (Vec<u32>, Vec<String>) {
@@ -193,7 +201,7 @@ impl Stage {
 }
 
 /// Starts a process group whose complaints go to a log; gives what it prints, line by line.
-fn piped(command: Command, log: &Path) -> (Process, Receiver<String>) {
+pub(super) fn piped(command: Command, log: &Path) -> (Process, Receiver<String>) {
     let (process, _, stdout) = Process::talking(command, Stdio::null(), log);
     (process, lines_of(stdout))
 }

@@ -2,10 +2,12 @@
 //! cables that can be cut. It knows the program only by its command line, and keeps evidence that
 //! the program cannot influence: what the initiators sent and what was acknowledged.
 
+pub mod capture;
 pub mod clock;
 pub mod demo;
 pub mod initiator;
 pub mod network;
+pub mod offer;
 pub mod process;
 pub mod program;
 pub mod status;
@@ -20,8 +22,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+pub use self::capture::Capture;
 pub use self::initiator::Initiator;
 pub use self::network::{Direction, Loopback, Net, Network, Place};
+pub use self::offer::Offer;
 pub use self::process::{Process, memory_kib, open_files};
 pub use self::status::Status;
 
@@ -94,19 +98,19 @@ impl Lab {
     /// If the machine does not allow it.
     #[must_use]
     pub fn new(disk: Disk) -> Self {
+        Self::wired(disk, node_toml)
+    }
+
+    fn wired(disk: Disk, node_toml: impl Fn(Place) -> String) -> Self {
         let program = program::twinsan();
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let network = Network::new();
         let dir = fresh_folder();
-        let group = fresh_uuid();
-        let key = fresh_key();
         for place in [Place::San1, Place::San2] {
-            write(&dir, place, "node.toml", &node_toml(place, &group));
-            secret(&dir.join(place.name()).join("group.key"), &key);
+            write(&dir, place, "node.toml", &node_toml(place));
             fs::create_dir_all(dir.join(place.name()).join("pool")).expect("a new folder");
         }
-        write(&dir, Place::Witness, "witness.toml", &witness_toml(&group));
-        secret(&dir.join(Place::Witness.name()).join("group.key"), &key);
+        write(&dir, Place::Witness, "witness.toml", &witness_toml());
         eprintln!(
             "lab in {} with {}, disk {disk:?}",
             dir.display(),
@@ -130,6 +134,14 @@ impl Lab {
         Self::new(disk).paired()
     }
 
+    /// The same with two paths for the data: the replication network, then the management one.
+    #[must_use]
+    pub fn with_two_paths(disk: Disk) -> Self {
+        let second =
+            |place| node_toml(place).replace("role = \"management\"", "role = \"replication\"");
+        Self::wired(disk, second).paired()
+    }
+
     /// The same on files, with boxes that break a law on purpose.
     #[must_use]
     pub fn sabotaged(mutant: &'static str) -> Self {
@@ -141,6 +153,7 @@ impl Lab {
     fn paired(mut self) -> Self {
         let lab = &mut self;
         lab.must(Place::San1, &["init"]);
+        lab.introduce();
         for place in [Place::Witness, Place::San1, Place::San2] {
             lab.start(place);
         }
@@ -166,6 +179,19 @@ impl Lab {
             s.addresses_here() == 2
         });
         self
+    }
+
+    /// Makes all three members of one pair.
+    fn introduce(&self) {
+        let address = Net::Management.address(Place::San1);
+        for (place, verb) in [(Place::San2, "pair"), (Place::Witness, "witness")] {
+            let mut command = self.network.command(Place::San1, program::twinsan());
+            command.arg("--config").arg(self.config(Place::San1));
+            command.args(["--json", "pair", "create"]);
+            let mut offer = Offer::of(command, &self.folder(Place::San1).join("pair.log"));
+            self.must(place, &[verb, "join", &address, &offer.code]);
+            assert_eq!(offer.end(STATE_WAIT), Some(0), "{} joined", place.name());
+        }
     }
 
     /// The cables.
@@ -508,11 +534,6 @@ pub fn fresh_uuid() -> String {
     text.trim().to_owned()
 }
 
-/// 64 random hexadecimal digits.
-fn fresh_key() -> String {
-    format!("{}{}", fresh_uuid(), fresh_uuid()).replace('-', "")
-}
-
 /// A file that only its owner may read.
 ///
 /// # Panics
@@ -553,7 +574,7 @@ fn read_area(file: &Path, offset: u64, bytes: u64) -> Vec<u8> {
     area
 }
 
-fn node_toml(place: Place, group: &str) -> String {
+fn node_toml(place: Place) -> String {
     let peer = place.other();
     let links = [
         (Net::Replication, "replication"),
@@ -572,7 +593,7 @@ fn node_toml(place: Place, group: &str) -> String {
         })
         .collect();
     format!(
-        "node = \"{}\"\npeer = \"{}\"\ngroup = \"{group}\"\nkey_file = \"group.key\"\n\
+        "node = \"{}\"\npeer = \"{}\"\n\
          state = \"state\"\napi = \"api.sock\"\n{links}[witness]\naddress = \"{}\"\n\
          [pool]\npath = \"pool\"\n",
         place.name(),
@@ -581,10 +602,9 @@ fn node_toml(place: Place, group: &str) -> String {
     )
 }
 
-fn witness_toml(group: &str) -> String {
+fn witness_toml() -> String {
     format!(
-        "state = \"state\"\nlisten = \"{}:6941\"\n[[group]]\nid = \"{group}\"\n\
-         key_file = \"group.key\"\n",
+        "state = \"state\"\nlisten = \"{}:6941\"\n",
         Net::Management.address(Place::Witness)
     )
 }

@@ -64,6 +64,20 @@ impl Status {
         self.0["mirror"]["connected"] == true
     }
 
+    /// Blocks that this box has read to copy them to the other one.
+    #[must_use]
+    pub fn blocks_read(&self) -> u64 {
+        self.0["mirror"]["blocks_read"].as_u64().unwrap_or_default()
+    }
+
+    /// Writes that this box has sent again.
+    #[must_use]
+    pub fn replayed_writes(&self) -> u64 {
+        self.0["mirror"]["replayed_writes"]
+            .as_u64()
+            .unwrap_or_default()
+    }
+
     /// iSCSI name of the target.
     #[must_use]
     pub fn target(&self) -> &str {

@@ -1,4 +1,5 @@
-//! `cargo peers iscsi`: our target against tgt, alternating in one run.
+//! `cargo peers iscsi`: our target against tgt, alternating in one run. `cargo peers mirror` is in
+//! [`mirror`].
 //!
 //! Every target is a process of its own that lives for the whole run; a round puts each load on
 //! one after the other, so that whatever else the machine does hits all of them alike. What is
@@ -6,6 +7,8 @@
 //! each command; commands per second say as much about the initiator and about the machine.
 
 pub mod drive;
+pub mod mirror;
+pub mod pair;
 pub mod report;
 pub mod serve;
 pub mod server;
@@ -71,7 +74,7 @@ fn measure(options: &Options) -> anyhow::Result<Vec<Row>> {
     ensure!(!cells.is_empty(), "no measurement fits {:?}", options.only);
     let folder = folder()?;
     let mut servers = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::UNREPLICATED {
         if cells.iter().any(|cell| cell.kind == kind) {
             servers.push(Server::start(kind, &folder)?);
         }
@@ -115,7 +118,7 @@ fn chosen(patterns: &[String]) -> Vec<Cell> {
     let mut cells = Vec::new();
     for workload in Workload::all() {
         for tool in Tool::able(workload) {
-            cells.extend(Kind::ALL.map(|kind| Cell {
+            cells.extend(Kind::UNREPLICATED.map(|kind| Cell {
                 kind,
                 workload,
                 tool,
@@ -147,8 +150,8 @@ mod tests {
     #[test]
     fn patterns_choose_by_load_target_and_initiator() {
         let loads = Workload::all().len();
-        assert_eq!(count(&[]), loads / 2 * 3 * Kind::ALL.len());
-        assert_eq!(count(&["read-4k-qd32 own"]), Kind::ALL.len());
+        assert_eq!(count(&[]), loads / 2 * 3 * Kind::UNREPLICATED.len());
+        assert_eq!(count(&["read-4k-qd32 own"]), Kind::UNREPLICATED.len());
         assert_eq!(count(&["read-4k-qd32 *-null iscsi-perf"]), 2);
         assert_eq!(count(&["read-4k-qd32 own", "read-4k-qd1 own"]), 10);
         assert_eq!(count(&["read-4k-qd32 iscsi-perf qemu-img"]), 0);

@@ -12,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
 use super::drive::Place;
+use super::pair::Pair;
 use super::serve;
 use super::workload::Digests;
 use crate::ci::packages::search_path;
@@ -53,11 +54,13 @@ pub enum Kind {
     TgtAio,
     /// tgt over a file through the page cache, as it comes.
     TgtRdwr,
+    /// Ours over a file on each of two boxes, as `twinsan demo` runs them.
+    Mirror,
 }
 
 impl Kind {
-    /// All, in the order of one round.
-    pub const ALL: [Self; 5] = [
+    /// Unreplicated targets, in the order of one round.
+    pub const UNREPLICATED: [Self; 5] = [
         Self::TwinsanNull,
         Self::TgtNull,
         Self::TwinsanFile,
@@ -74,6 +77,7 @@ impl Kind {
             Self::TgtNull => "tgt-null",
             Self::TgtAio => "tgt-aio",
             Self::TgtRdwr => "tgt-rdwr",
+            Self::Mirror => "mirror",
         }
     }
 
@@ -82,7 +86,7 @@ impl Kind {
     pub const fn rival(self) -> Option<Self> {
         match self {
             Self::TgtNull => Some(Self::TwinsanNull),
-            Self::TgtAio | Self::TgtRdwr => Some(Self::TwinsanFile),
+            Self::TgtAio | Self::TgtRdwr | Self::Mirror => Some(Self::TwinsanFile),
             Self::TwinsanNull | Self::TwinsanFile => None,
         }
     }
@@ -93,7 +97,7 @@ impl Kind {
             Self::TgtNull => Some("null"),
             Self::TgtAio => Some("aio"),
             Self::TgtRdwr => Some("rdwr"),
-            Self::TwinsanNull | Self::TwinsanFile => None,
+            Self::TwinsanNull | Self::TwinsanFile | Self::Mirror => None,
         }
     }
 
@@ -106,14 +110,22 @@ impl Kind {
 #[derive(Debug)]
 pub struct Server {
     kind: Kind,
-    process: Process,
-    cpu: ClockId,
+    running: Running,
     portal: SocketAddr,
+}
+
+#[derive(Debug)]
+enum Running {
+    Alone(Process),
+    Pair(Box<Pair>),
 }
 
 impl Server {
     /// Starts one; its file and its log are in `folder`.
     pub fn start(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
+        if kind == Kind::Mirror {
+            return Self::start_pair();
+        }
         let path = folder.join(format!("{}.data", kind.name()));
         if kind.has_file() {
             fill(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -128,12 +140,9 @@ impl Server {
                 (start_tgtd(control, portal, &log), Some(control))
             }
         };
-        let pid = Pid::from_raw(i32::try_from(process.pid())?);
-        let cpu = ClockId::pid_cpu_clock_id(pid)?;
         let mut this = Self {
             kind,
-            process,
-            cpu,
+            running: Running::Alone(process),
             portal,
         };
         if let Some(control) = control {
@@ -143,28 +152,68 @@ impl Server {
         Ok(this)
     }
 
+    fn start_pair() -> anyhow::Result<Self> {
+        let pair = Pair::start(FILE_BYTES)?;
+        let place = pair.place()?;
+        Ok(Self {
+            kind: Kind::Mirror,
+            portal: place.portal,
+            running: Running::Pair(Box::new(pair)),
+        })
+    }
+
+    /// The pair, if it is one.
+    #[must_use]
+    pub fn pair(&self) -> Option<&Pair> {
+        match &self.running {
+            Running::Pair(pair) => Some(pair),
+            Running::Alone(_) => None,
+        }
+    }
+
+    /// A program that can reach it.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        match &self.running {
+            Running::Pair(pair) => pair.command(program),
+            Running::Alone(_) => Command::new(program),
+        }
+    }
+
     /// Which one it is.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Its process.
+    /// Its processes.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    pub fn pids(&self) -> Vec<u32> {
+        match &self.running {
+            Running::Pair(pair) => pair.pids(),
+            Running::Alone(process) => vec![process.pid()],
+        }
     }
 
     /// Processor time that all its threads have used, in user and system mode: the sum that
     /// `/proc/PID/stat` shows in ticks, in nanoseconds.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        let used = clock_gettime(self.cpu).context("the target is gone")?;
-        Ok(Duration::from(used))
+        let mut sum = Duration::ZERO;
+        for pid in self.pids() {
+            // a standby that was killed on purpose uses nothing
+            if let Ok(clock) = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid)?)) {
+                sum += Duration::from(clock_gettime(clock)?);
+            }
+        }
+        ensure!(sum > Duration::ZERO, "the target is gone");
+        Ok(sum)
     }
 
     /// Where the load goes.
-    #[must_use]
-    pub fn place(&self, digests: Digests) -> Place {
+    pub fn place(&self, digests: Digests) -> anyhow::Result<Place> {
+        if let Some(pair) = self.pair() {
+            return pair.place();
+        }
         let [plain, with_digests] = TGT_NAMES;
         let (target, lun) = match (self.kind.bstype(), digests) {
             (None, _) => (serve::NAME, 0),
@@ -176,12 +225,12 @@ impl Server {
         } else {
             NULL_SPAN_BYTES
         };
-        Place {
+        Ok(Place {
             portal: self.portal,
             target: target.to_owned(),
             lun,
             span_bytes,
-        }
+        })
     }
 
     fn set_up_tgt(&mut self, control: u16, path: &Path) -> anyhow::Result<()> {
@@ -212,7 +261,9 @@ impl Server {
     }
 
     fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
-        let process = &mut self.process;
+        let Running::Alone(process) = &mut self.running else {
+            return Ok(());
+        };
         let portal = self.portal;
         let answers = clock::until(START_WAIT, || {
             (!process.is_running() || TcpStream::connect(portal).is_ok()).then_some(())

@@ -154,12 +154,12 @@ pub fn count_system_calls(
         time: Duration::from_secs(1),
         count: FIRST_COUNT * 4,
     };
-    let place = server.place(workload.digests);
-    let load = command(&place, workload, tool, amount, 0).ok()?;
+    let load = command(server, workload, tool, amount, 0).ok()?;
+    let pids: Vec<String> = server.pids().iter().map(u32::to_string).collect();
     let mut perf = Command::new("perf");
     perf.args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-o"])
         .arg(&report)
-        .args(["-p", &server.pid().to_string(), "--"])
+        .args(["-p", &pids.join(","), "--"])
         .arg(load.get_program())
         .args(load.get_args())
         .env("PATH", search_path());
@@ -191,7 +191,6 @@ fn run(
     tool: Tool,
     amount: Amount,
 ) -> anyhow::Result<(Outcome, Duration)> {
-    let place = server.place(workload.digests);
     let before = children_cpu()?;
     // Our own has all sessions in one process.
     let processes = if tool == Tool::Own {
@@ -200,7 +199,7 @@ fn run(
         workload.sessions
     };
     let running: Vec<Child> = (0..processes)
-        .map(|number| start(command(&place, workload, tool, amount, number)?))
+        .map(|number| start(command(server, workload, tool, amount, number)?))
         .collect::<anyhow::Result<_>>()?;
     let mut sum = Outcome::default();
     for child in running {
@@ -213,7 +212,7 @@ fn run(
 }
 
 fn command(
-    place: &Place,
+    server: &Server,
     workload: Workload,
     tool: Tool,
     amount: Amount,
@@ -224,7 +223,7 @@ fn command(
         target,
         lun,
         span_bytes,
-    } = place;
+    } = &server.place(workload.digests)?;
     let initiator = format!("iqn.2026-11.org.twinsan:bench-{number}");
     let Workload {
         block_bytes, depth, ..
@@ -232,7 +231,7 @@ fn command(
     let seconds = amount.time.as_secs().max(1);
     let mut command = match tool {
         Tool::IscsiPerf => {
-            let mut command = Command::new("iscsi-perf");
+            let mut command = server.command(Path::new("iscsi-perf"));
             command.args(["-i", &initiator, "-m", &depth.to_string()]);
             command.args(["-b", &(block_bytes / SECTOR_BYTES).to_string()]);
             command.args(["-t", &seconds.to_string()]);
@@ -249,7 +248,7 @@ fn command(
                 Layout::Sequential => block,
             };
             let first = span_bytes / u64::from(workload.sessions) * u64::from(number);
-            let mut command = Command::new("qemu-img");
+            let mut command = server.command(Path::new("qemu-img"));
             command.args(["bench", "-t", "none", "-c", &amount.count.to_string()]);
             command.args(["-d", &depth.to_string(), "-s", &block.to_string()]);
             command.args(["-S", &step.to_string(), "-o", &first.to_string()]);
@@ -263,7 +262,7 @@ fn command(
             command
         }
         Tool::Own => {
-            let mut command = Command::new(std::env::current_exe()?);
+            let mut command = server.command(&std::env::current_exe()?);
             command.args(["drive", "--portal", &portal.to_string(), "--target", target]);
             command.args(["--lun", &lun.to_string(), "--load", &workload.to_string()]);
             command.args(["--span-bytes", &span_bytes.to_string()]);

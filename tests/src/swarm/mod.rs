@@ -1,6 +1,8 @@
 //! Many histories on several threads, their sum, and the command to see a failed one again.
 
 pub mod kills;
+pub mod minimise;
+pub mod record;
 pub mod report;
 
 use std::cell::RefCell;
@@ -8,6 +10,11 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once};
 
+use replication::mutants::law_of;
+
+use crate::faults::Fault;
+use crate::trim::Trim;
+use crate::world::World;
 use crate::world::history::{self, Report};
 use crate::world::trace::{Counts, Trace};
 
@@ -23,8 +30,22 @@ pub struct Failure {
     pub event: u64,
     /// "L1: ..." or the text of a panic in a core.
     pub breach: String,
+    /// The faults that happened: number, true time, kind.
+    pub faults: Vec<(u32, u64, Fault)>,
+    /// Commands that were sent.
+    pub commands: u64,
     /// The end of its trace.
     pub tail: Vec<String>,
+}
+
+impl Failure {
+    /// The promise that was broken; for a panic in a core, where it was.
+    pub fn promise(&self) -> &str {
+        law_of(&self.breach).unwrap_or_else(|| {
+            let place = self.breach.rfind(" (");
+            place.map_or(self.breach.as_str(), |at| &self.breach[at..])
+        })
+    }
 }
 
 /// The sum of many histories.
@@ -69,7 +90,7 @@ pub enum FailFast {
 /// # Errors
 /// The breach, with the seed and the number of the event.
 pub fn run_one(seed: u64) -> Result<Report, Failure> {
-    run_with(seed, Trace::silent())
+    run_with((seed, &Trim::default()), Trace::silent())
 }
 
 /// Runs one history and keeps its last `lines` lines.
@@ -77,7 +98,15 @@ pub fn run_one(seed: u64) -> Result<Report, Failure> {
 /// # Errors
 /// The breach, with the end of the trace.
 pub fn run_traced(seed: u64, lines: usize) -> Result<Report, Failure> {
-    run_with(seed, Trace::keeping(lines))
+    run_trimmed((seed, &Trim::default()), lines)
+}
+
+/// The same with less in it.
+///
+/// # Errors
+/// The breach, with the end of the trace.
+pub fn run_trimmed(history: (u64, &Trim), lines: usize) -> Result<Report, Failure> {
+    run_with(history, Trace::keeping(lines))
 }
 
 /// Runs all histories of a plan; failures are run once more for their trace.
@@ -134,10 +163,13 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-fn run_with(seed: u64, trace: Trace) -> Result<Report, Failure> {
+fn run_with(history: (u64, &Trim), trace: Trace) -> Result<Report, Failure> {
     catch_quietly();
     let mut world = None;
-    let ended = panic::catch_unwind(AssertUnwindSafe(|| history::run(seed, &mut world, trace)));
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| {
+        history::run(history, &mut world, trace);
+    }));
+    let seed = history.0;
     let event = world.as_ref().map_or(0, |world| world.delivered);
     match (ended, world) {
         (Ok(()), Some(world)) => Ok(world.report()),
@@ -145,14 +177,14 @@ fn run_with(seed: u64, trace: Trace) -> Result<Report, Failure> {
             let breach = PANIC
                 .take()
                 .unwrap_or_else(|| "a panic without words".to_owned());
-            let tail = world.map_or_else(Vec::new, |world| {
-                world.trace.lines().map(str::to_owned).collect()
-            });
+            let tail = |world: &World| world.trace.lines().map(str::to_owned).collect();
             Err(Failure {
                 seed,
                 event,
                 breach,
-                tail,
+                faults: world.as_ref().map_or_else(Vec::new, |w| w.faults.clone()),
+                commands: world.as_ref().map_or(0, |world| world.next_command),
+                tail: world.as_ref().map_or_else(Vec::new, tail),
             })
         }
     }

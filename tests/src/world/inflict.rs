@@ -3,6 +3,8 @@
 use super::{Event, MS, World};
 use crate::faults::Fault;
 use crate::net::{BOXES, Host, Link, SAN1, SAN2, WITNESS};
+use crate::node::Fullness;
+use crate::rng::Rng;
 
 /// A wire in one direction.
 pub type Way = (Host, Host, Link);
@@ -18,7 +20,18 @@ pub enum Undo {
     Disk(Host),
     /// A suspended machine goes on.
     Wake(Host, u32, u64),
+    /// Flapping ways are whole; so many times more they will not be.
+    FlapUp(Vec<Way>, u64),
+    /// They are cut again.
+    FlapDown(Vec<Way>, u64),
+    /// The power goes in the middle of a write.
+    PowerCut(Host),
+    /// The operator has a blank witness admitted.
+    AdmitWitness,
 }
+
+/// Tells the streams of faults from each other and from all others.
+const FAULT_STREAMS: u64 = 0xd6e8_feb8_6659_fd93;
 
 impl World {
     /// The next fault happens, and the one after it is planned.
@@ -26,11 +39,27 @@ impl World {
         if !self.stormy {
             return;
         }
+        let number = self.fault_number;
+        self.fault_number += 1;
+        // a stream of its own for each: if one is left out, the others are what they were
+        let mut own = Rng::new(self.seed ^ FAULT_STREAMS.wrapping_mul(u64::from(number) + 1));
         let gap = self.options.fault_gap_ns;
-        let pause = self.rng.between(gap / 4, gap * 7 / 4);
+        let pause = own.between(gap / 4, gap * 7 / 4);
         self.schedule(pause, Event::Fault);
-        let fault = *self.rng.pick(&self.options.faults.clone());
+        let fault = *own.pick(&self.options.faults);
+        if self.trim.skip.contains(&number) {
+            self.faults_done += u32::from(!fault.is_request());
+            return;
+        }
+        self.faults.push((number, self.now, fault));
+        std::mem::swap(&mut self.rng, &mut own);
         self.inflict(fault);
+        if self.rng.chance(300) {
+            for host in BOXES {
+                self.replace_failed(host);
+            }
+        }
+        std::mem::swap(&mut self.rng, &mut own);
     }
 
     /// One fault, with random victims and durations.
@@ -69,10 +98,23 @@ impl World {
             Fault::SessionBreak => {
                 self.net.break_all(self.now);
             }
+            Fault::Flap => {
+                let ways = self.draw_wires();
+                self.flap(ways);
+            }
+            Fault::HalfOpen => self.net.half_open(self.now),
+            Fault::PowerLossMetadata => self.set_trap(victim),
+            Fault::DisksReplaced => self.replace_disks(victim, away),
+            Fault::WitnessReplaced => self.replace_witness(away),
+            Fault::HostDrop => self.drop_host(),
             Fault::Storm => self.storm(away),
-            Fault::DiskSlow | Fault::DiskHang | Fault::DiskErrors => self.upset(fault, victim),
+            Fault::DiskSlow | Fault::DiskHang | Fault::DiskErrors | Fault::DiskFull => {
+                self.upset(fault, victim);
+            }
+            Fault::DiskMedium => self.spoil(victim),
             Fault::Switchover => self.switchover(None),
             Fault::VolumeCreate => self.create_volume(),
+            Fault::VolumeGrow => self.grow_volume(),
             Fault::VolumeDelete => self.delete_volume(),
         }
     }
@@ -203,7 +245,12 @@ impl World {
     }
 
     fn upset(&mut self, fault: Fault, host: Host) {
-        let ns = self.rng.between(50 * MS, 2500 * MS);
+        let long = fault == Fault::DiskHang && self.rng.chance(300);
+        let ns = if long {
+            self.rng.between(4000 * MS, 9000 * MS)
+        } else {
+            self.rng.between(50 * MS, 2500 * MS)
+        };
         let errors = self.rng.between(20, 300);
         let extra = *self.rng.pick(&[20 * MS, 100 * MS, 400 * MS]);
         let until = self.now + ns;
@@ -214,10 +261,24 @@ impl World {
             mood.extra_ns = extra;
         } else if fault == Fault::DiskHang {
             mood.hangs_until = until;
+        } else if fault == Fault::DiskFull {
+            mood.full = Fullness::Full;
         } else {
             mood.errors = errors;
         }
         self.schedule(ns, Event::Undo(Undo::Disk(host)));
+    }
+
+    /// Some blocks of a box cannot be read any more.
+    fn spoil(&mut self, host: Host) {
+        let blocks = self.rng.between(1, 12);
+        let Self { machines, rng, .. } = self;
+        let backings: Vec<_> = machines[host.index()].backings.values_mut().collect();
+        for backing in backings {
+            for _ in 0..blocks {
+                backing.disk.spoil(backing.data_block, rng);
+            }
+        }
     }
 
     /// The operator asks the primary to hand over.
@@ -240,6 +301,13 @@ impl World {
                     self.net.heal(self.now, from, to, link);
                 }
             }
+            Undo::FlapUp(ways, left) => self.flap_up(ways, left),
+            Undo::FlapDown(ways, left) => self.flap_down(ways, left),
+            Undo::PowerCut(host) => {
+                let away = self.rng.between(300 * MS, 3000 * MS);
+                self.power_off_for(host, away);
+            }
+            Undo::AdmitWitness => self.admit_witness(),
             Undo::Calm => self.net.weather = self.options.weather,
             Undo::Disk(host) => self.machine(host).mood = crate::node::Mood::default(),
             Undo::Wake(host, start, ns) => {

@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 
 use appliance::wiring;
 use bytes::{Bytes, BytesMut};
-use replication::engine::{self, Authority, Io, Opened, Output as Mirror};
+use replication::engine::{self, Authority, Io, Opened, Output as Mirror, PeerLoss};
 use replication::types::{Create, OpId, Time, VolumeNumber, VolumeSpec, Zeroed};
 
 use super::content::BLOCK_LEN;
+use super::ladder::Lane;
 use super::plumbing::link_of;
 use super::{Core, Event, MS, World};
+use crate::coverage::{self, Area, Fate};
 use crate::disk::Fill;
 use crate::net::{Host, Item, Link, WITNESS};
-use crate::node::{Delivery, Machine, Process};
+use crate::node::{Delivery, Fullness, Machine, Process};
 use crate::oracle::{Depth, Media};
-
-/// Kind of the frames that only say that the sender lives.
-const PING: u8 = 48;
 
 /// More outputs of one input than any real one has: a loop.
 const OUTPUTS_MAX: usize = 200_000;
@@ -30,6 +29,18 @@ enum Way {
 
 /// The disks as the oracle sees them.
 pub(crate) struct Disks<'a>(pub(crate) &'a [Machine; 2]);
+
+impl Disks<'_> {
+    /// Blocks of the data area that may be other than zero; `None` if there is no such volume.
+    pub(crate) fn used(&self, host: Host, volume: u32) -> Option<impl Iterator<Item = u64>> {
+        let backing = self.0[host.index()].backings.get(&volume)?;
+        let first = backing.data_block;
+        let end = backing.disk.tail_block();
+        let blocks = backing.disk.blocks_from(first);
+        let blocks = blocks.filter(move |number| *number < end);
+        Some(blocks.map(move |number| number - first))
+    }
+}
 
 impl Media for Disks<'_> {
     fn block(&self, host: Host, volume: u32, block: u64, depth: Depth) -> Option<Bytes> {
@@ -45,8 +56,10 @@ impl Media for Disks<'_> {
         let backing = self.0[host.index()].backings.get(&volume)?;
         let first = backing.data_block;
         let blocks = backing.disk.blocks_from(first);
+        let end = backing.disk.tail_block();
         Some(
             blocks
+                .filter(|number| *number < end)
                 .map(|number| (number - first, backing.disk.visible(number)))
                 .collect(),
         )
@@ -60,6 +73,7 @@ impl Media for Disks<'_> {
         backing
             .disk
             .volatile_from(first)
+            .filter(|number| *number < backing.disk.tail_block())
             .map(|number| number - first)
             .collect()
     }
@@ -143,7 +157,13 @@ impl World {
         let now = self.now;
         let machine = self.machine(host);
         let local = Time(machine.clock.boot(now));
-        machine.process().engine.handle(local, input);
+        let engine = &mut machine.process().engine;
+        let from = engine.role();
+        engine.handle(local, input);
+        let to = engine.role();
+        if from != to {
+            self.counts.add(&coverage::mirror_edge(from, to));
+        }
     }
 
     fn authorised(&mut self, host: Host, authority: &Authority) {
@@ -228,8 +248,8 @@ impl World {
                 self.narrate_answer(host, &result);
             }
             ha::Output::Event(event) => {
-                if let ha::Event::RoleChanged { to, .. } = &event {
-                    self.counts.add(&format!("role {to}"));
+                if let ha::Event::RoleChanged { from, to } = &event {
+                    self.counts.add(&coverage::role_edge(*from, *to));
                 }
                 self.trace.note(now, || format!("{host}: {event}"));
             }
@@ -258,6 +278,10 @@ impl World {
             } => {
                 self.open(host, spec, backing_bytes, create);
             }
+            Mirror::Grow {
+                number,
+                backing_bytes,
+            } => self.grow(host, number, backing_bytes),
             Mirror::Remove { number } => {
                 self.machine(host).backings.remove(&number.0);
             }
@@ -271,11 +295,6 @@ impl World {
                 ..
             } => {
                 let payload = joined(payload, trailer);
-                if header[6] != PING {
-                    self.trace.note(now, || {
-                        format!("{host}: sends kind {} on {}", header[6], session.0)
-                    });
-                }
                 self.net
                     .send(now, session.0, host, Item::Frame { header, payload });
             }
@@ -296,18 +315,21 @@ impl World {
             panic!("{host} submits to volume {volume}, which is not open");
         };
         let data_offset = backing.data_block * BLOCK_LEN as u64;
-        let is_data = match &io {
+        let backing_bytes = backing.disk.size_bytes();
+        let area = match &io {
             Io::Write { offset_bytes, .. } | Io::WriteZeroes { offset_bytes, .. } => {
-                *offset_bytes >= data_offset
+                Some(Area::of(*offset_bytes, data_offset, backing_bytes))
             }
-            Io::Read { .. } | Io::Flush => false,
+            Io::Read { .. } | Io::Flush => None,
         };
-        let late = is_data
+        let late = area == Some(Area::Data)
             && process.primary_of.is_none()
             && process.frame_epoch <= process.sealed
             && process.sealed > 0;
         let (frame_epoch, sealed) = (process.frame_epoch, process.sealed);
         let start = process.start;
+        let full = machine.mood.full == Fullness::Full && volume.0 > 0;
+        backing.disk.fill_up(full.then_some(backing.data_block));
         let ticket = backing.disk.submit(io, &mut self.rng);
         process.ops.insert((volume.0, ticket), op);
         if late {
@@ -316,6 +338,25 @@ impl World {
             )));
         }
         self.schedule(wait, Event::Disk(host, volume.0, ticket, start));
+        if let Some(area) = area {
+            self.spring_trap(host, area, wait);
+        }
+    }
+
+    fn grow(&mut self, host: Host, number: VolumeNumber, backing_bytes: u64) {
+        let machine = self.machine(host);
+        let start = machine.process().start;
+        let Some(backing) = machine.backings.get_mut(&number.0) else {
+            return;
+        };
+        let result = Ok(Opened {
+            number,
+            size_bytes: backing.disk.grow(backing_bytes),
+            zeroed: backing.disk.is_new_end_zero(),
+        });
+        let grown = engine::Input::Grown { number, result };
+        let wait = self.rng.between(MS / 10, 5 * MS);
+        self.schedule(wait, Event::Deliver(host, start, Delivery::Engine(grown)));
     }
 
     fn open(&mut self, host: Host, spec: VolumeSpec, backing_bytes: u64, create: Create) {
@@ -359,7 +400,7 @@ impl World {
         let peer = host.peer();
         let wire = Link::Replication;
         if self.net.is_cut(host, peer, wire) || self.net.is_cut(peer, host, wire) {
-            let wait = self.rng.between(100 * MS, 1000 * MS);
+            let wait = self.rng.between(50 * MS, 100 * MS);
             let failed = Delivery::Engine(engine::Input::ConnectFailed);
             self.schedule(wait, Event::Deliver(host, start, failed));
         } else {
@@ -381,20 +422,46 @@ impl World {
                 }
             }
             News::Serving { .. } => self.serving_begins(host),
-            News::ResyncStarted { reason, .. } => self.counts.add(&format!("resync {reason}")),
+            News::ResyncStarted { reason, .. } => {
+                let full = reason.starts_with("the peer's copy");
+                let [all, _, _, delta, _] = coverage::HANDSHAKES;
+                self.counts.add(if full { all } else { delta });
+                self.copy_begins(host);
+                self.turning_point();
+            }
+            News::PeerUp { .. } => {
+                // told at once that it is in sync: the two were found to be equal
+                let link = self.machine(host).process().engine.link();
+                if link == engine::DataLink::Mirroring {
+                    self.counts.add(coverage::HANDSHAKES[2]);
+                }
+            }
+            News::Replayed { .. } => self.counts.add("replayed"),
+            News::Thawed => self.counts.add("thawed"),
+            News::Readmit { .. } | News::ResyncDone => self.turning_point(),
             News::InSync { epoch } => {
+                self.turning_point();
+                self.count_copied(host);
                 self.machine(host.peer()).may_forget = false;
                 self.in_sync(host, epoch.0);
             }
-            News::PeerLost { why, .. } => self.counts.add(&format!("peer lost {why:?}")),
+            News::PeerLost { why, .. } => {
+                self.counts.add(&coverage::loss_item(*why));
+                match why {
+                    PeerLoss::Differs => self.counts.add(coverage::HANDSHAKES[1]),
+                    PeerLoss::Sealed => self.counts.add(coverage::HANDSHAKES[4]),
+                    PeerLoss::Silent
+                    | PeerLoss::Closed
+                    | PeerLoss::OtherIncarnation
+                    | PeerLoss::DiskFailed => {}
+                }
+            }
             News::Alarm(text) => self.counts.add(&format!("alarm {}", outline(text))),
             News::Data(_)
-            | News::PeerUp { .. }
-            | News::Readmit { .. }
             | News::Drained { .. }
             | News::ResyncProgress { .. }
-            | News::ResyncDone
             | News::VolumeReady { .. }
+            | News::VolumeGrown { .. }
             | News::VolumeGone { .. } => {}
         }
     }
@@ -494,12 +561,22 @@ impl World {
     }
 
     fn send_datagram(&mut self, from: Host, to: Host, link: Link, bytes: Vec<u8>) {
-        for (delay, damaged) in self.net.datagram(from, to, link) {
+        let ways = self.net.datagram(from, to, link);
+        match ways.len() {
+            0 => self.datagram_lost((from, to), &bytes),
+            1 => {}
+            _ => self.net.traffic.datagram(&bytes, Fate::Twice),
+        }
+        for (delay, damaged) in ways {
             let mut bytes = bytes.clone();
             if damaged {
                 let len = bytes.len() as u64;
                 let at = usize::try_from(self.rng.below(len)).expect("a datagram is short");
-                bytes[at] ^= 1 << self.rng.below(8);
+                if self.rng.chance(300) {
+                    bytes.truncate(at);
+                } else {
+                    bytes[at] ^= 1 << self.rng.below(8);
+                }
             }
             self.schedule(
                 delay,
@@ -510,6 +587,21 @@ impl World {
                     bytes,
                 },
             );
+        }
+    }
+
+    pub(super) fn datagram_lost(&mut self, (from, to): (Host, Host), bytes: &[u8]) {
+        self.net.traffic.datagram(bytes, Fate::Lost);
+        self.draw_datagram((from, to), bytes, Fate::Lost);
+    }
+
+    /// Heartbeats and their answers are left out of the ladder: they are most of all messages.
+    pub(super) fn draw_datagram(&mut self, (from, to): (Host, Host), bytes: &[u8], fate: Fate) {
+        let name = coverage::datagram_name(bytes);
+        if !["Heartbeat", "Ack", "Hello"].contains(&name) {
+            let lanes = (Lane::of(from), Lane::of(to));
+            self.trace
+                .message(self.now, lanes, fate, || name.to_owned());
         }
     }
 

@@ -3,11 +3,16 @@
 use replication::engine::{self, Attached, Opened};
 use replication::types::{BootId, DiskInstance, Epoch, GroupId, Incarnation, NodeId, SessionId};
 use replication::types::{VolumeNumber, Zeroed};
+use replication::wire::Kind;
+use replication::wire::hello::Binding;
 
+use super::content::BLOCK_LEN;
+use super::ladder::Lane;
 use super::{Core, Event, MS, World};
+use crate::coverage::{self, Area, End, Fate};
 use crate::disk::Ticket;
 use crate::net::{BOXES, Host, Item, Link, Party, SAN1, Step, WITNESS};
-use crate::node::{Delivery, GROUP, Guard, KEY, Machine, Process};
+use crate::node::{Delivery, Fullness, GROUP, Guard, KEY, Machine, Process};
 use crate::oracle::Reign;
 use crate::oracle::authority::Actor;
 
@@ -236,9 +241,11 @@ impl World {
             self.witness.process = None;
             return;
         }
+        self.count_interrupted(host, if power { End::PowerCut } else { End::Kill });
         let Some(process) = self.machine(host).process.take() else {
             return;
         };
+        self.count_end(&process);
         let start = process.start;
         self.trace
             .note(now, || format!("{host}: process {start} ends"));
@@ -257,6 +264,20 @@ impl World {
         self.forget_commands(host, start, power);
     }
 
+    /// Which routines were in the middle of a write.
+    fn count_interrupted(&mut self, host: Host, end: End) {
+        let Self {
+            machines, counts, ..
+        } = self;
+        for backing in machines[host.index()].backings.values() {
+            let data_offset = backing.data_block * BLOCK_LEN as u64;
+            for offset_bytes in backing.disk.writes_in_flight() {
+                let area = Area::of(offset_bytes, data_offset, backing.disk.size_bytes());
+                counts.add(&coverage::crash_item(end, area));
+            }
+        }
+    }
+
     /// A record that was being written when the process died is durable or not.
     fn settle_store(&mut self, host: Host) {
         let landed = self.rng.chance(500);
@@ -265,6 +286,9 @@ impl World {
         } else {
             self.machine(host).storing.take().map(|(_, record)| record)
         };
+        if record.is_some() {
+            self.counts.add(&coverage::record_crash_item(host));
+        }
         if let Some(record) = record.filter(|_| landed) {
             self.keep(host, record);
         }
@@ -287,7 +311,7 @@ impl World {
 
     fn config_chosen(&mut self) {
         let config = self.register.config().expect("one was just chosen");
-        let name = format!("rule {:?}", config.reason);
+        let name = coverage::rule_item(config.reason);
         let primary = config.primary.map(|(node, _)| Host(node.0));
         let (epoch, in_sync) = (config.epoch, config.in_sync);
         let voters: Vec<u8> = config.voters.iter().map(|voter| voter.node.0).collect();
@@ -342,6 +366,9 @@ impl World {
                 guard.inbox.push_back(Event::Timer(host, start, core));
                 return;
             }
+            if guard.timer.is_some_and(|at| at > now) {
+                return; // it was armed anew since, for later
+            }
             guard.timer = None;
             if guard
                 .core
@@ -363,6 +390,9 @@ impl World {
         if process.stopped {
             process.inbox.push_back(Event::Timer(host, start, core));
             return;
+        }
+        if process.timer(core).is_some_and(|at| at > now) {
+            return; // it was armed anew since, for later
         }
         *process.timer(core) = None;
         let due = match core {
@@ -467,18 +497,20 @@ impl World {
     pub(super) fn datagram(&mut self, from: Host, to: Host, link: Link, bytes: Vec<u8>) {
         let (start, waiting) = if to == WITNESS {
             let Some(guard) = &self.witness.process else {
-                return;
+                return self.datagram_lost((from, to), &bytes);
             };
             (guard.start, guard.inbox.len())
         } else {
             let Some(process) = &self.machines[to.index()].process else {
-                return;
+                return self.datagram_lost((from, to), &bytes);
             };
             (process.start, process.inbox.len())
         };
         if waiting > SOCKET_DATAGRAMS {
-            return;
+            return self.datagram_lost((from, to), &bytes);
         }
+        self.net.traffic.datagram(&bytes, Fate::Delivered);
+        self.draw_datagram((from, to), &bytes, Fate::Delivered);
         let delivery = if to == WITNESS {
             let from = ha::witness::PeerAddr(u64::from(from.0));
             Delivery::Witness(ha::witness::Input::Datagram { from, bytes })
@@ -500,6 +532,7 @@ impl World {
         let input = match item {
             Item::End => engine::Input::Disconnected { session },
             Item::Frame { header, payload } => {
+                self.draw_frame(party.host, &header);
                 self.notice_frame(party, &header);
                 engine::Input::Frame {
                     session,
@@ -511,10 +544,23 @@ impl World {
         self.deliver(party.host, party.start, Delivery::Engine(input));
     }
 
-    /// Remembers the epoch of the data frames that a box received (P4).
+    fn draw_frame(&mut self, to: Host, header: &[u8]) {
+        let lanes = (Lane::of(to.peer()), Lane::of(to));
+        let name = || {
+            let word = |at: usize| header[at..at + 8].try_into().expect("eight bytes");
+            let seq = u64::from_le_bytes(word(16));
+            format!("{} {seq}", coverage::frame_name(header))
+        };
+        if header[6] != Kind::Ping as u8 {
+            self.trace.message(self.now, lanes, Fate::Delivered, name);
+        }
+    }
+
+    /// Remembers the epoch of the frames that a box received and that let it write data (P4): those
+    /// of the stream, and the table, after which volumes grow.
     fn notice_frame(&mut self, party: Party, header: &[u8]) {
         let epoch = u64::from_le_bytes(header[8..16].try_into().expect("eight bytes"));
-        let is_data = (16..24).contains(&header[6]);
+        let is_data = header[6] == Kind::Table as u8 || (16..32).contains(&header[6]);
         if let Some(process) = &mut self.machine(party.host).process
             && process.start == party.start
             && is_data
@@ -541,13 +587,20 @@ impl World {
             return;
         }
         if mood.hangs_until > now {
-            let at = mood.hangs_until + rng.below(MS);
+            let at = mood.hangs_until.min(now + 50 * MS) + rng.below(MS);
             self.schedule_at(at, Event::Disk(host, volume, ticket, start));
             return;
+        }
+        if mood.full == Fullness::Room {
+            backing.disk.fill_up(None);
         }
         let result = if mood.errors > 0 && rng.chance(mood.errors) {
             counts.add("disk error");
             Err(backing.disk.fail(ticket, rng))
+        } else if backing.disk.obstacle(ticket).is_some() {
+            let why = backing.disk.stop(ticket, rng);
+            counts.add(&format!("disk {why:?}"));
+            Err(why)
         } else {
             Ok(backing.disk.complete(ticket))
         };
@@ -574,9 +627,12 @@ impl World {
             self.machines[to.index()].up,
         );
         let Some(listener) = listening.as_ref().map(|process| process.start) else {
-            let wait = if up { self.net.delay() } else { 1000 * MS };
-            let failed = Delivery::Engine(engine::Input::ConnectFailed);
-            self.schedule(wait, Event::Deliver(host, start, failed));
+            let (wait, answer) = if up {
+                (self.net.delay(), engine::Input::ConnectRefused)
+            } else {
+                (100 * MS, engine::Input::ConnectFailed)
+            };
+            self.schedule(wait, Event::Deliver(host, start, Delivery::Engine(answer)));
             return;
         };
         if !self.machines[host.index()].runs(start) {
@@ -591,9 +647,10 @@ impl World {
             },
         ];
         let session = SessionId(self.net.open(parties, self.now + delay));
-        let connected = Delivery::Engine(engine::Input::Connected { session });
+        let binding = Binding([session.0.to_le_bytes()[0]; 32]);
+        let connected = Delivery::Engine(engine::Input::Connected { session, binding });
         self.schedule(delay, Event::Deliver(host, start, connected));
-        let accepted = engine::Input::Accepted { session };
+        let accepted = engine::Input::Accepted { session, binding };
         self.deliver(to, listener, Delivery::Engine(accepted));
     }
 

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Event;
+use super::ladder::{self, Lane};
+use crate::coverage::Fate;
 
 /// How often each thing was seen, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,13 @@ impl Counts {
         }
     }
 
+    /// So many times more; a name that was seen zero times is not kept.
+    pub fn add_many(&mut self, name: &str, count: u64) {
+        if count > 0 {
+            *self.0.entry(name.to_owned()).or_default() += count;
+        }
+    }
+
     /// Adds another history's counts.
     pub fn merge(&mut self, other: &Self) {
         for (name, count) in &other.0 {
@@ -33,7 +42,7 @@ impl Counts {
     }
 }
 
-/// Lines with the virtual time in front.
+/// Lines of a ladder, with the virtual time in front.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     limit: usize,
@@ -58,15 +67,33 @@ impl Trace {
 
     /// Adds a line, if anybody reads it.
     pub fn note(&mut self, now: u64, line: impl FnOnce() -> String) {
-        if self.limit == 0 {
-            return;
+        if self.limit > 0 {
+            let line = line();
+            self.keep(now, &ladder::rung(&line), &line);
         }
+    }
+
+    /// Adds a message between two machines, if anybody reads it.
+    pub fn message(
+        &mut self,
+        now: u64,
+        (from, to): (Lane, Lane),
+        fate: Fate,
+        line: impl FnOnce() -> String,
+    ) {
+        if self.limit > 0 {
+            self.keep(now, &ladder::arrow(from, to, fate), &line());
+        }
+    }
+
+    fn keep(&mut self, now: u64, lanes: &str, line: &str) {
         if self.lines.len() == self.limit {
             self.lines.pop_front();
         }
         let (s, us) = (now / 1_000_000_000, now / 1000 % 1_000_000);
+        let number = format!("#{}", self.events);
         self.lines
-            .push_back(format!("{s:3}.{us:06} #{} {}", self.events, line()));
+            .push_back(format!("{s:4}.{us:06} {number:>7}  {lanes}{line}"));
     }
 
     /// The lines kept.
@@ -103,6 +130,7 @@ impl Trace {
             Event::Think(client) => [10, *client as u64, 0, 0],
             Event::Fault => [11, 0, 0, 0],
             Event::Undo(_) => [12, 0, 0, 0],
+            Event::Doom(host, _) => [13, host.0.into(), 0, 0],
         };
         for word in [at].into_iter().chain(kind) {
             self.digest = (self.digest ^ word)

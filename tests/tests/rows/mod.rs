@@ -1,10 +1,12 @@
 //! The fault table: one function a row, each under a verified load, for both kinds of disk.
 
+mod blip;
 mod power;
 pub(crate) mod scene;
 mod single;
 mod stopped;
 
+pub(crate) use blip::*;
 pub(crate) use power::*;
 pub(crate) use single::*;
 pub(crate) use stopped::*;
@@ -33,6 +35,9 @@ macro_rules! fault_table {
             primary_isolated
             replication_link_cut
             replication_link_cut_one_way
+            replication_link_silent_for_250_ms
+            replication_link_silent_for_up_to_2_s
+            one_of_two_paths_cut
             both_killed_primary_starts_first
             both_killed_standby_starts_first
             stale_box_alone_refuses

@@ -78,8 +78,13 @@ impl Scene {
         assert_eq!(before, after, "writes were acknowledged");
     }
 
-    /// Stops the load, reads back every block, and compares both data areas.
+    /// The end.
     pub(crate) fn finish(mut self) {
+        self.rest();
+    }
+
+    /// Stops the load, reads back every block, and compares both data areas.
+    pub(crate) fn rest(&mut self) {
         let primary = self.lab.settled_primary();
         self.lab.protected(primary);
         for initiator in [&mut self.load, &mut self.meter] {

@@ -96,6 +96,13 @@ fn bad_edits_say_why() {
         (Edit::AddHost(short), "at least 12 bytes"),
         (Edit::Map(map), "mapped twice"),
         (
+            Edit::GrowVolume {
+                name: "v".into(),
+                size_bytes: meta::UNIT_BYTES,
+            },
+            "cannot shrink",
+        ),
+        (
             Edit::RemoveVolume("v".into()),
             "first `twinsan lun unmap a 0`",
         ),

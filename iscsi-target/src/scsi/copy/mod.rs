@@ -120,7 +120,10 @@ impl Copying {
     pub(crate) fn fail(&mut self, array: &mut Array, error: BackendError) -> Option<Sense> {
         match error {
             BackendError::NotActive => None,
-            BackendError::Medium | BackendError::Hardware | BackendError::NoSpace => {
+            BackendError::Medium
+            | BackendError::Hardware
+            | BackendError::NoSpace
+            | BackendError::Overloaded => {
                 let sense = self.in_segment(Sense::THIRD_PARTY_FAILURE);
                 Some(self.failed(array, sense))
             }

@@ -400,6 +400,7 @@ fn errors_of_the_backend_become_sense_in_one_way() {
         (BackendError::Hardware, read, Some([4, 0x44, 0])),
         (BackendError::Hardware, capacity, Some([4, 0x44, 0])),
         (BackendError::NoSpace, write, Some([7, 0x27, 7])),
+        (BackendError::Overloaded, write, Some([0xb, 0x55, 3])),
         (BackendError::NotActive, read, None),
         (BackendError::NotActive, write, None),
         (BackendError::NotActive, flush, None),

@@ -1,0 +1,40 @@
+//! A config that leaves the peer out may be chosen although its proposer loses its power before it
+//! hears so. What was acknowledged is stable on it before it can be proposed (laws R1, R2).
+
+use crate::scenarios::{V, write};
+use crate::world::World;
+use replication::engine::{Event, Input};
+use replication::types::Epoch;
+
+const AT: u64 = 7;
+
+/// A pair whose writes of before were acknowledged and are in the caches only.
+fn unflushed() -> World {
+    let mut world = World::paired(41);
+    world.do_now(0, write(AT * 4096, 5)).expect("in sync");
+    assert!(!is_stable(&world, 0) && !is_stable(&world, 1));
+    world
+}
+
+fn is_stable(world: &World, who: usize) -> bool {
+    world.boxes[who].disks[&V].is_stable(256 + AT)
+}
+
+#[test]
+fn r1_a_loss_is_reported_when_what_was_acknowledged_is_stable() {
+    let mut world = unflushed();
+    let lost = |world: &World| world.saw(0, |event| matches!(event, Event::PeerLost { .. }));
+    world.kill(1, true);
+    world.until("the loss", lost);
+    assert!(is_stable(&world, 0), "R1: the proposal may be in doubt");
+}
+
+#[test]
+fn r2_a_seal_is_reported_when_what_was_acknowledged_is_stable() {
+    let mut world = unflushed();
+    let sealed = |world: &World| world.saw(1, |event| matches!(event, Event::Sealed { .. }));
+    let epoch = Epoch(world.boss.epoch);
+    world.input(1, Input::Seal { epoch });
+    world.until("the seal", sealed);
+    assert!(is_stable(&world, 1), "R2: the proposal may be in doubt");
+}
