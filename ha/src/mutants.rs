@@ -69,6 +69,8 @@ pub enum Mutant {
     DetachKeepsBoth,
     /// A primary that lost its disk keeps its lease while it gives the role away (R5, R7).
     DetachWithLease,
+    /// A primary that lost its disk gives the role to a peer that is silent since then (R1).
+    DetachToSilence,
 }
 
 /// Every mutant by name.
@@ -101,6 +103,7 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("no-replay-window", Mutant::NoReplayWindow),
     ("detach-keeps-both", Mutant::DetachKeepsBoth),
     ("detach-with-lease", Mutant::DetachWithLease),
+    ("detach-to-silence", Mutant::DetachToSilence),
 ];
 
 /// Mutants that another rule makes up for; they change nothing that anybody can see.

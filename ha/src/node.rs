@@ -37,8 +37,8 @@ use crate::peer::{Peer, Positions};
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::types::{
-    Ballot, Config, DataState, DiskInstance, Epoch, Incarnation, NodeId, Now, PersistId, Time,
-    Timing, VoterInstance,
+    Attached, Ballot, Config, DataState, DiskInstance, Epoch, Incarnation, NodeId, Now, PersistId,
+    Time, Timing, VoterInstance,
 };
 
 /// A box. Feed one [`Input`], then drain [`Node::poll_output`] to `None`, then ask
@@ -61,6 +61,8 @@ pub struct Node {
     foreign: Option<Ballot>,
     holder: Holder,
     data: Option<DataState>,
+    /// Since when the own disk is known to have failed.
+    disk_failed_at: Option<Time>,
     session: Option<(Incarnation, DiskInstance)>,
     session_lost_at: Time,
     /// Number of the last loss that the engine reported.
@@ -112,6 +114,7 @@ impl Node {
             foreign: None,
             holder: Holder::default(),
             data: None,
+            disk_failed_at: None,
             session: None,
             session_lost_at: now.boot,
             losses_heard: 0,
@@ -162,7 +165,7 @@ impl Node {
             Input::Timeout => {}
             Input::Datagram { link, bytes } => self.datagram(now, link, &bytes),
             Input::Persisted { id } => self.persisted(now, id),
-            Input::Data(data) => self.data = Some(data),
+            Input::Data(data) => self.data(now, data),
             Input::PeerUp { incarnation, disk } => self.session = Some((incarnation, disk)),
             Input::PeerLost { number, why } => {
                 self.losses_heard = number;
@@ -184,6 +187,17 @@ impl Node {
         }
         self.advance(now);
         self.check(now);
+    }
+
+    fn data(&mut self, now: Now, data: DataState) {
+        let failed = matches!(data.attached, Attached::Failed(_));
+        if failed && self.disk_failed_at.is_none() {
+            self.disk_failed_at = Some(now.boot);
+            self.heartbeat_at = now.boot; // who answers that one can be the heir
+        } else if !failed {
+            self.disk_failed_at = None;
+        }
+        self.data = Some(data);
     }
 
     /// The next thing to do, in order.

@@ -100,6 +100,12 @@ impl Remote {
         )
     }
 
+    /// The latest stamp of this process that the remote echoed: it was alive then.
+    #[must_use]
+    pub const fn alive_at(&self) -> Time {
+        self.best_echo
+    }
+
     /// The remote's present process, if it was heard.
     #[must_use]
     pub fn incarnation(&self) -> Option<Incarnation> {

@@ -5,8 +5,8 @@ use super::{Authority, Event, Lease, Node, OperatorCommand, Output};
 use crate::mutants::mutant;
 use crate::plan::{Step, Wish};
 use crate::types::{
-    Attached, Ballot, Config, DiskInstance, Epoch, Incarnation, Members, NS_PER_MS, NodeId, Now,
-    PeerLoss, Time,
+    Ballot, Config, DiskInstance, Epoch, Incarnation, Members, NS_PER_MS, NodeId, Now, PeerLoss,
+    Time,
 };
 
 /// What a primary carries with it. It exists exactly while this process holds the office.
@@ -145,13 +145,13 @@ impl Node {
         self.disk_failed() && self.peer_counts()
     }
 
-    pub(super) fn disk_failed(&self) -> bool {
-        let attached = self.data.as_ref().map(|data| &data.attached);
-        matches!(attached, Some(Attached::Failed(_)))
+    pub(super) const fn disk_failed(&self) -> bool {
+        self.disk_failed_at.is_some()
     }
 
-    /// The process that can take over from a box whose disk failed: it is heard, and has the very
-    /// copy that is in S.
+    /// The process that can take over from a box whose disk failed: it has the very copy that is
+    /// in S, and has answered since. One that was heard only before may have lost its power first,
+    /// and with it what this box alone has in its cache.
     fn heir(&self, now: Now) -> Option<(NodeId, Incarnation)> {
         let (term, (_, config)) = (self.term.as_ref()?, self.known.as_ref()?);
         let peer = &self.peers[&self.params.peer];
@@ -163,8 +163,10 @@ impl Node {
             let node = self.params.peer;
             config.in_sync.contains(node) && config.disk_of(node) == Some(copy)
         });
+        let answered = peer.paths.alive_at() >= self.disk_failed_at?;
+        let alive = (answered || mutant!(DetachToSilence)) && peer.heard_within(now.boot, fresh);
         let incarnation = peer.paths.incarnation()?;
-        (whole && peer.heard_within(now.boot, fresh)).then_some((self.params.peer, incarnation))
+        (whole && alive).then_some((self.params.peer, incarnation))
     }
 
     /// Law R1: the data session is lost.

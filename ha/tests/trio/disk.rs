@@ -62,6 +62,23 @@ fn r1_a_failed_disk_and_a_lost_peer_freeze_until_the_peer_is_back() {
 }
 
 #[test]
+fn r1_a_failed_disk_moves_nothing_to_a_peer_that_has_just_died() {
+    for seed in 0..20 {
+        let mut trio = Trio::in_sync(seed);
+        trio.run(500 + seed * 11);
+        trio.kill(B);
+        trio.run(seed); // it was heard a moment ago
+        trio.fail_disk(A);
+        trio.run(4_000);
+        let config = trio.node(A).status().config.unwrap();
+        assert_eq!(config.in_sync, Members::pair(A, B), "seed {seed}");
+        trio.start(B);
+        let moved = trio.run_until(3_000, |trio| trio.primary() == Some(B));
+        assert!(moved, "{}", trio.describe());
+    }
+}
+
+#[test]
 fn r1_a_failed_disk_moves_nothing_to_a_peer_that_lacks_writes() {
     let mut trio = Trio::in_sync(62);
     trio.kill(B);

@@ -17,6 +17,10 @@ const KILLS: &[(&str, &str)] = &[
         "disk::r1_a_primary_whose_disk_fails_gives_everything_to_its_peer",
     ),
     (
+        "detach-to-silence",
+        "disk::r1_a_failed_disk_moves_nothing_to_a_peer_that_has_just_died",
+    ),
+    (
         "reuse-ballot",
         "hazards::h5b_no_ballot_is_used_twice_across_a_crash",
     ),
