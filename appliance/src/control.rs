@@ -9,6 +9,7 @@ use ha::node::{Authority, OperatorCommand};
 use ha::shell::{Link, NodeDriver, Store};
 use ha::{Input, Node, Output, Params};
 use replication::shell::LeaseCell;
+use replication::types::CopyMark;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
@@ -49,6 +50,8 @@ pub(crate) struct Setup {
 pub(crate) struct Control {
     /// The seal in the record when it was loaded (law R3).
     pub(crate) seal: u64,
+    /// The newest state of this box's copy in it (law D7).
+    pub(crate) newest: Option<CopyMark>,
     /// The group's times in that record; the usual ones for a box that no group has admitted yet.
     pub(crate) timing: ha::Timing,
     /// What the authority says of itself.
@@ -69,6 +72,7 @@ pub(crate) fn start(setup: Setup) -> Result<Control, String> {
     let state = record.group.as_ref();
     let seal = state.map_or(0, |state| state.seal.0);
     let timing = state.map_or_else(ha::Timing::default, |state| state.accepted.1.timing);
+    let newest = wiring::newest_copy(&record);
     let node = Node::new(params(&setup)?, record, ha::shell::now());
     let (status_in, status) = watch::channel(node.status());
     runtime::thread("control", 1, move |event_loop, ready| {
@@ -77,6 +81,7 @@ pub(crate) fn start(setup: Setup) -> Result<Control, String> {
     })?;
     Ok(Control {
         seal,
+        newest,
         timing,
         status,
     })

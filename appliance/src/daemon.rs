@@ -102,6 +102,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         identity,
         membership,
         seal: control.seal,
+        newest: control.newest,
         timing: control.timing,
         volatile: lab.volatile,
         lease,

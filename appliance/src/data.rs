@@ -68,6 +68,8 @@ pub(crate) struct Setup {
     pub(crate) membership: Member,
     /// The durable seal of the authority's record (law R3).
     pub(crate) seal: u64,
+    /// The newest state of this box's copy in that record (law D7).
+    pub(crate) newest: Option<mirror::CopyMark>,
     /// The group's times.
     pub(crate) timing: ha::Timing,
     /// Keeps unflushed writes in memory (tests).
@@ -229,6 +231,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         DriverConfig {
             params: params(&setup.identity, &setup.membership.pair, &setup.timing)?,
             seal: mirror::Epoch(setup.seal),
+            newest: setup.newest,
             pool: pool.clone(),
             disk: open_disk(config, setup.volatile)?,
             link: LinkConfig { paths },

@@ -123,6 +123,7 @@ async fn format(config: &NodeConfig, params: Params) -> Result<ha::DiskInstance,
         DriverConfig {
             params,
             seal: replication::types::Epoch::ZERO,
+            newest: None,
             pool: data::open_pool(config)?,
             disk: data::open_disk(config, None)?,
             link: LinkConfig::default(),

@@ -121,6 +121,14 @@ const fn mirror_epoch(epoch: ha::Epoch) -> replication::types::Epoch {
     replication::types::Epoch(epoch.0)
 }
 
+/// The newest state of a box's copy that its record knows of, for the engine's first input.
+#[must_use]
+pub fn newest_copy(record: &ha::Record) -> Option<replication::types::CopyMark> {
+    let (disk, generation) = record.copy?;
+    let disk = replication::types::DiskInstance(disk.0);
+    Some(replication::types::CopyMark { disk, generation })
+}
+
 fn data_state(data: &mirror::DataState) -> ha::DataState {
     ha::DataState {
         attached: match &data.attached {
@@ -129,6 +137,7 @@ fn data_state(data: &mirror::DataState) -> ha::DataState {
             mirror::Attached::Failed(why) => ha::Attached::Failed(why.clone()),
         },
         disk: data.disk.map(|disk| ha::DiskInstance(disk.0)),
+        generation: data.generation,
         cache_lost: data.cache_lost,
     }
 }

@@ -215,10 +215,15 @@ pub fn handover(
 /// in S has is everything that was acknowledged: the peer becomes primary and the only member in
 /// one commit. (Going on as a primary outside S, and handing over then, would be two.)
 ///
+/// `known` is the config last known chosen. If the peer is in S there and not in the one read, the
+/// latter is this box's own, in doubt until now: nothing was acknowledged that the peer lacks
+/// (law R0b).
+///
 /// # Errors
 /// Refuses a box that is not primary any more, or a peer that is not in S.
 pub fn detach(
     read: &Config,
+    known: &Config,
     to: (NodeId, Incarnation),
     standing: &Standing<'_>,
 ) -> Result<Config, Unfit> {
@@ -226,7 +231,12 @@ pub fn detach(
         return Ok(read.clone());
     }
     still_primary(read, standing)?;
-    if !read.in_sync.contains(to.0) {
+    let shared = if read.in_sync.contains(to.0) {
+        read
+    } else {
+        known
+    };
+    if !shared.in_sync.contains(to.0) {
         return Err(Unfit::NotInSync {
             epoch: read.epoch,
             in_sync: read.in_sync,
@@ -237,8 +247,9 @@ pub fn detach(
     if !mutant!(DetachKeepsBoth) {
         next.in_sync = Members::one(to.0);
     }
-    for node in read.in_sync.without(to.0).iter() {
-        set(&mut next.resync_base_epoch, node, read.epoch);
+    next.resync_base_epoch = shared.resync_base_epoch.clone();
+    for node in shared.in_sync.without(to.0).iter() {
+        set(&mut next.resync_base_epoch, node, shared.epoch);
     }
     next.resync_base_epoch.retain(|base| base.0 != to.0);
     Ok(next)

@@ -197,6 +197,10 @@ impl Node {
         } else if !failed {
             self.disk_failed_at = None;
         }
+        if let Some(disk) = data.disk.filter(|_| !failed) {
+            let copy = Some((disk, data.generation));
+            self.acceptor.ledger.change(|record| record.copy = copy);
+        }
         self.data = Some(data);
     }
 

@@ -19,6 +19,9 @@ pub struct Record {
     /// Highest `record_seq` seen of each other voter's instance (H13). Not counted by this
     /// record's own `record_seq`.
     pub seen: Vec<(VoterInstance, u64)>,
+    /// This box's copy of the data and the generation of its metadata, as last heard of: what is
+    /// found at the next start must not be older (law D7). None for a witness.
+    pub copy: Option<(DiskInstance, u64)>,
 }
 
 /// A voter's part of one register.
@@ -103,6 +106,7 @@ pub fn genesis(
         record_seq: 1,
         group: Some(group),
         seen: Vec::new(),
+        copy: None,
     })
 }
 
@@ -115,11 +119,12 @@ pub const fn blank(instance: VoterInstance) -> Record {
         record_seq: 0,
         group: None,
         seen: Vec::new(),
+        copy: None,
     }
 }
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TWRC");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why stored bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,7 +133,7 @@ pub enum RecordError {
     #[error("not a voter record")]
     Foreign,
     /// Written by another version.
-    #[error("voter record version {0} is not understood; update twinsan on this box")]
+    #[error("voter record has version {0}, which this version does not read")]
     Version(u32),
     /// The check sum does not fit, or the content is cut off.
     #[error("voter record is damaged")]
@@ -160,6 +165,10 @@ impl Record {
         content.list(&self.seen, |out, seen| {
             out.u128(seen.0.0);
             out.u64(seen.1);
+        });
+        content.option(self.copy.as_ref(), |out, copy| {
+            out.u128(copy.0.0);
+            out.u64(copy.1);
         });
         let mut out = Writer::default();
         out.u32(MAGIC);
@@ -205,6 +214,7 @@ impl Record {
                 })
             })?,
             seen: from.list(|from| Ok((VoterInstance(from.u128()?), from.u64()?)))?,
+            copy: from.option(|from| Ok((DiskInstance(from.u128()?), from.u64()?)))?,
         };
         from.end()?;
         Ok(record)
@@ -226,6 +236,7 @@ mod tests {
         )
         .unwrap();
         record.seen.push((VoterInstance(9), 3));
+        record.copy = Some((DiskInstance(8), 12));
         record
     }
 

@@ -534,6 +534,8 @@ pub struct DataState {
     pub attached: Attached,
     /// Identity of the copy; none before its first metadata was written.
     pub disk: Option<DiskInstance>,
+    /// How often the metadata of the copy was written (law D7).
+    pub generation: u64,
     /// Power was lost with writes that were acknowledged and not flushed (law D5).
     pub cache_lost: bool,
 }

@@ -145,6 +145,7 @@ fn start(me: NodeId, store: Store, links: Vec<Link>) -> Running {
     drop(sender.send(Input::Data(DataState {
         attached: Attached::Yes,
         disk,
+        generation: 1,
         cache_lost: false,
     })));
     let status = Rc::new(RefCell::new(None));

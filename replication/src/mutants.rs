@@ -114,10 +114,19 @@ pub enum Mutant {
     ForgetIndex,
     /// What is new of a volume that grows is not made zero (D6).
     GrowDirty,
+    /// The loss of the peer is reported before the failure of the own disk (R1, D5).
+    LoseBeforeFailure,
+    /// A seal is reported although the disk failed (R2, D5).
+    SealFailed,
+    /// A copy that was put back to an older state is taken for the newest (D7, H36).
+    TrustOldData,
 }
 
 /// Every mutant by name.
 pub const NAMES: &[(&str, Mutant)] = &[
+    ("lose-before-failure", Mutant::LoseBeforeFailure),
+    ("seal-failed", Mutant::SealFailed),
+    ("trust-old-data", Mutant::TrustOldData),
     ("drop-ack", Mutant::DropAck),
     ("ack-without-peer", Mutant::AckWithoutPeer),
     ("skip-seal", Mutant::SkipSeal),

@@ -34,6 +34,15 @@ pub struct BootId(pub u128);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskInstance(pub u128);
 
+/// A copy as it was at some time (law D7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyMark {
+    /// Which copy.
+    pub disk: DiskInstance,
+    /// How often its group state had been written.
+    pub generation: u64,
+}
+
 /// An epoch: lineage in the top 16 bits, counter below, so comparisons hold across lineages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);

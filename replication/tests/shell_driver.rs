@@ -79,6 +79,7 @@ impl Node {
         let config = DriverConfig {
             params,
             seal: Epoch::ZERO,
+            newest: None,
             pool: pool.clone(),
             disk: Box::new(VolatileDisk::new(disk, u64::from(id))),
             link: LinkConfig {

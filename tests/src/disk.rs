@@ -38,7 +38,7 @@ pub enum Fill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Version {
     ticket: Ticket,
     data: Bytes,
@@ -46,7 +46,7 @@ struct Version {
     completed: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Block {
     /// `None`: never written, so it holds the fill.
     stable: Option<Bytes>,
@@ -54,7 +54,7 @@ struct Block {
     versions: Vec<Version>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Op {
     io: Io,
     /// Writes: already visible. Flushes: unused.
@@ -64,7 +64,7 @@ struct Op {
 }
 
 /// One backing: metadata and data area together, addressed as the engine addresses it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Disk {
     size_bytes: u64,
     fill: Fill,

@@ -10,7 +10,7 @@
 //!   machine comes back with its durable state.
 //! - Disks: slow, hanging for seconds, also for longer than a disk may take, failing single
 //!   reads, writes or flushes; blocks that cannot be read; pools without room; replaced by blank
-//!   ones while the other box has everything. The witness replaced by a blank one.
+//!   ones, or put back to what they were some time ago, while the other box has everything. The witness replaced by a blank one.
 //! - Network: loss, delay, duplication, reordering, damage and truncation of datagrams; damage of
 //!   frames; each wire cut in one direction or both, for long or flapping; the data session broken
 //!   at any byte, silent, or over for one side only.
@@ -65,6 +65,8 @@ pub enum Fault {
     PowerLossMetadata,
     /// The disks of a box are replaced by blank ones.
     DisksReplaced,
+    /// The disks of a box are put back to what they were some time ago.
+    DisksPutBack,
     /// The witness loses its store and is replaced.
     WitnessReplaced,
     /// A host drops its connection with commands in flight.
@@ -93,7 +95,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Kill,
         Self::KillShort,
         Self::PowerLoss,
@@ -111,6 +113,7 @@ impl Fault {
         Self::HalfOpen,
         Self::PowerLossMetadata,
         Self::DisksReplaced,
+        Self::DisksPutBack,
         Self::WitnessReplaced,
         Self::HostDrop,
         Self::Storm,
@@ -158,6 +161,7 @@ impl fmt::Display for Fault {
             Self::HalfOpen => "half-open",
             Self::PowerLossMetadata => "power-loss-metadata",
             Self::DisksReplaced => "disks-replaced",
+            Self::DisksPutBack => "disks-put-back",
             Self::WitnessReplaced => "witness-replaced",
             Self::HostDrop => "host-drop",
             Self::Storm => "storm",

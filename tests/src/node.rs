@@ -101,8 +101,11 @@ pub enum Fullness {
     Full,
 }
 
+/// The disks of a box at some moment, and what its record knew of them.
+pub type Image = (BTreeMap<u32, Backing>, Option<(ha::DiskInstance, u64)>);
+
 /// A volume's backing on one box.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Backing {
     /// The disk.
     pub disk: Disk,
@@ -140,6 +143,8 @@ pub struct Machine {
     pub may_forget: bool,
     /// The backings, by volume.
     pub backings: BTreeMap<u32, Backing>,
+    /// An image of them that can be put back, and what the record knew of the copy then.
+    pub image: Option<Image>,
     /// How they behave.
     pub mood: Mood,
     /// The record in the state directory.
@@ -183,6 +188,7 @@ impl Machine {
             up_since: 0,
             may_forget: false,
             backings: BTreeMap::new(),
+            image: None,
             mood: Mood::default(),
             record,
             storing: None,

@@ -206,7 +206,9 @@ async fn outcome(peer: &str, mut news: mpsc::Receiver<News>, json: bool) -> Resu
             News::Failed(why) => return Err(Refusal::failed(why)),
         }
     }
-    Err(Refusal::failed("nobody listens any more"))
+    Err(Refusal::failed(
+        "nobody listens for members any more; run `twinsan pair create` again",
+    ))
 }
 
 fn who(request: &Request) -> String {
@@ -236,11 +238,41 @@ pub(super) async fn accept(desk: Rc<Desk>, listener: TcpListener) {
 async fn serve(desk: Rc<Desk>, stream: TcpStream, from: SocketAddr) {
     let proven = tokio::time::timeout(PROOF_TIMEOUT, prove(&desk, stream, from)).await;
     // Who says nothing, or no message, is nobody.
-    let Ok(Ok(Some((mut stream, request)))) = proven else {
-        return;
+    if let Ok(Ok(Some(proven))) = proven {
+        // A task of its own: strangers who connect meanwhile do not end it.
+        spawn_local(welcome(desk, proven));
+    }
+}
+
+/// A connection whose other end knows the code.
+struct Proven {
+    stream: Stream,
+    admitted: Admitted,
+    channel: Channel,
+}
+
+/// Whoever knew the code becomes a member; a box's certificate is pinned before it hears so.
+async fn welcome(desk: Rc<Desk>, proven: Proven) {
+    let Proven {
+        mut stream,
+        admitted: Admitted { request, answer },
+        channel,
+    } = proven;
+    let pinned = match request {
+        Request::Box { .. } => Member::pin(&desk.state, desk.membership.pair, channel.joiner),
+        Request::Witness {} => Ok(()),
     };
-    let joined = tokio::time::timeout(JOINED_TIMEOUT, wire::receive(&mut stream)).await;
-    let news = match joined {
+    if let Err(why) = pinned {
+        tell(&desk, News::Failed(why)).await;
+        let why = Denied::NotSaved;
+        drop(wire::send(&mut stream, &FromCreator::Denied { why }).await);
+        return;
+    }
+    let joined = async {
+        wire::send(&mut stream, &answer).await?;
+        wire::receive(&mut stream).await
+    };
+    let news = match tokio::time::timeout(JOINED_TIMEOUT, joined).await {
         Ok(Ok(FromJoiner::Joined {})) => News::Joined(request),
         Ok(Ok(FromJoiner::Hello { .. } | FromJoiner::Proof { .. }) | Err(_)) | Err(_) => {
             News::Unheard(request)
@@ -256,7 +288,7 @@ async fn prove(
     desk: &Desk,
     stream: TcpStream,
     from: SocketAddr,
-) -> std::io::Result<Option<(Stream, Request)>> {
+) -> std::io::Result<Option<Proven>> {
     let mut stream = desk.acceptor.accept(stream).await?;
     let (binding, joiner) = channel_of(stream.get_ref().1).map_err(std::io::Error::other)?;
     let channel = Channel {
@@ -286,7 +318,11 @@ async fn prove(
         offer.judge(clock::boot_ns(), &attempt, &said)
     };
     match judged {
-        Ok(admitted) => let_in(desk, stream, admitted, &channel).await,
+        Ok(admitted) => Ok(Some(Proven {
+            stream,
+            admitted,
+            channel,
+        })),
         Err(why) => {
             let sent = wire::send(&mut stream, &FromCreator::Denied { why: why.clone() }).await;
             let news = if let Denied::WrongCode { tries_left } = why {
@@ -298,28 +334,6 @@ async fn prove(
             sent.map(|()| None)
         }
     }
-}
-
-/// Pins the joiner's certificate before it hears anything that makes it a member.
-async fn let_in(
-    desk: &Desk,
-    mut stream: Stream,
-    admitted: Admitted,
-    channel: &Channel,
-) -> std::io::Result<Option<(Stream, Request)>> {
-    let Admitted { request, answer } = admitted;
-    let pinned = match request {
-        Request::Box { .. } => Member::pin(&desk.state, desk.membership.pair, channel.joiner),
-        Request::Witness {} => Ok(()),
-    };
-    if let Err(why) = pinned {
-        tell(desk, News::Failed(why)).await;
-        let why = Denied::NotSaved;
-        wire::send(&mut stream, &FromCreator::Denied { why }).await?;
-        return Ok(None);
-    }
-    wire::send(&mut stream, &answer).await?;
-    Ok(Some((stream, request)))
 }
 
 async fn tell(desk: &Desk, news: News) {

@@ -66,7 +66,7 @@ pub(super) enum Denied {
     WrongCode { tries_left: u8 },
     /// It was wrong too often, or was used.
     #[error(
-        "the code is used up: it lets one box join, and bears {} wrong tries; run `twinsan pair \
+        "the code is used up: it lets one member join, and bears {} wrong tries; run `twinsan pair \
          create` on the other box again",
         super::TRIES
     )]
@@ -106,6 +106,8 @@ pub(super) enum Denied {
     #[error("the other box could not save what was agreed; look at what it says")]
     NotSaved,
     /// Not to be understood.
-    #[error("the other box does not understand this one")]
+    #[error(
+        "the other box does not understand this one; install the same version of twinsan on both"
+    )]
     Garbled,
 }

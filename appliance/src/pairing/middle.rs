@@ -79,6 +79,36 @@ async fn who_joins_through_somebody_in_the_middle_is_warned_and_not_let_in() {
 }
 
 #[tokio::test]
+async fn strangers_end_no_admission_that_is_under_way() {
+    let test = async {
+        let (place, mut news) = creator().await;
+        let stream = TcpStream::connect(place).await.expect("it listens");
+        let code = Code::of_bits(77);
+        let talked = join::talk(stream, &code, &identity(), Request::Witness {}).await;
+        let mut agreed = talked.expect("it is let in");
+        let mut strangers = Vec::new();
+        for _ in 0..40 {
+            strangers.push(TcpStream::connect(place).await.expect("it listens"));
+            tokio::task::yield_now().await;
+        }
+        // The last of them is being served, so the others were.
+        let late = try_to_join(place, 77).await;
+        late.expect_err("the code is used up");
+        agreed.tell_joined().await;
+        let mut joined = false;
+        while let Some(item) = news.recv().await {
+            joined |= matches!(item, News::Joined(_));
+            assert!(!matches!(item, News::Unheard(_)), "it was forgotten");
+            if joined {
+                break;
+            }
+        }
+        assert!(joined);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
 async fn silence_and_garbage_keep_nobody_out() {
     use tokio::io::AsyncWriteExt as _;
     let test = async {

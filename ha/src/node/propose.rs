@@ -138,7 +138,8 @@ impl Node {
         let mine = |known: &&(Ballot, Config)| {
             known.1.primary == Some(me) && known.1.epoch > self.held_epoch
         };
-        if self.known.as_ref().filter(mine).is_some() && self.acceptor.votes() {
+        let able = self.acceptor.votes() && !self.disk_failed();
+        if self.known.as_ref().filter(mine).is_some() && able {
             return Some(Purpose::Claim);
         }
         self.candidate_at(now)
@@ -393,7 +394,7 @@ impl Node {
                     (false, false) => authority::take_back(read, &standing),
                 }
             }
-            Purpose::Detach(to) => authority::detach(read, to, &standing),
+            Purpose::Detach(to) => authority::detach(read, known, to, &standing),
             Purpose::Remove(node) => authority::remove(read, node, &standing),
             Purpose::Admit(voter) => authority::admit(read, voter, &standing),
         }

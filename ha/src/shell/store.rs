@@ -19,7 +19,7 @@ use std::time::UNIX_EPOCH;
 use sha2::{Digest, Sha256};
 
 use crate::codec::{Reader, Writer};
-use crate::record::Record;
+use crate::record::{Record, RecordError};
 use crate::types::{GroupId, VoterInstance};
 
 /// What went wrong with the state directory; the text says what to do.
@@ -38,6 +38,17 @@ pub enum StoreError {
         path: PathBuf,
         /// What it said.
         error: io::Error,
+    },
+    /// Written by a version that this one does not read.
+    #[error(
+        "{path}: its {error}; install the version of twinsan that wrote it, or a newer one; \
+         nothing was changed"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Which.
+        error: RecordError,
     },
     /// The record does not fit into its slot.
     #[error("the record of {path} is larger than its slot")]
@@ -112,8 +123,7 @@ impl Store {
                 self.forget(&path)?;
                 Ok(None)
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::Io { path, error }),
+            Err(error) => absent(error),
         }
     }
 
@@ -126,8 +136,7 @@ impl Store {
         let mut slot = Writer::default();
         let before = match read_record(&path) {
             Ok(before) => before,
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(StoreError::Io { path, error }),
+            Err(error) => absent(error)?,
         };
         let (number, count) = before.map_or((0, 0), |slot| (slot.number, slot.count));
         slot.u32(SLOT_MAGIC);
@@ -248,30 +257,57 @@ fn binding(file: &File) -> io::Result<[u8; 36]> {
     Ok(bytes)
 }
 
-/// The newest valid slot of a file that is bound to this host and to itself.
-fn read_record(path: &Path) -> io::Result<Option<Slot>> {
-    let file = File::open(path)?;
-    if !is_bound(path)? {
+/// None for a file that is not there.
+fn absent<T>(error: StoreError) -> Result<Option<T>, StoreError> {
+    if let StoreError::Io { error, .. } = &error
+        && error.kind() == ErrorKind::NotFound
+    {
         return Ok(None);
     }
-    let slots = [1, 2]
-        .into_iter()
-        .filter_map(|number| read_slot(&file, number));
-    Ok(slots.max_by_key(|slot| slot.count))
+    Err(error)
 }
 
-fn read_slot(file: &File, number: u64) -> Option<Slot> {
-    let mut bytes = vec![0; BLOCK_LEN];
-    file.read_exact_at(&mut bytes, BLOCK * number).ok()?;
-    let mut from = Reader(&bytes);
-    if from.u32().ok()? != SLOT_MAGIC {
-        return None;
+/// The newest valid slot of a file that is bound to this host and to itself. A record of another
+/// version is no damage: nothing is concluded from it.
+fn read_record(path: &Path) -> Result<Option<Slot>, StoreError> {
+    let failed = |error| StoreError::Io {
+        path: path.to_owned(),
+        error,
+    };
+    let file = File::open(path).map_err(failed)?;
+    if !is_bound(path).map_err(failed)? {
+        return Ok(None);
     }
-    let count = from.u64().ok()?;
-    let record = Record::decode(from.0).ok()?;
+    let slots = [1, 2].map(|number| read_slot(&file, number));
+    let wrong = slots.iter().filter_map(|slot| slot.as_ref().err());
+    let other = wrong
+        .copied()
+        .find(|error| matches!(error, RecordError::Version(_)));
+    let sound = slots.into_iter().filter_map(Result::ok);
+    match (sound.max_by_key(|slot| slot.count), other) {
+        (None, Some(error)) => Err(StoreError::Version {
+            path: path.to_owned(),
+            error,
+        }),
+        (newest, _) => Ok(newest),
+    }
+}
+
+fn read_slot(file: &File, number: u64) -> Result<Slot, RecordError> {
+    let mut bytes = vec![0; BLOCK_LEN];
+    file.read_exact_at(&mut bytes, BLOCK * number)
+        .map_err(|_| RecordError::Damaged)?;
+    let mut from = Reader(&bytes);
+    if from.u32()? != SLOT_MAGIC {
+        return Err(RecordError::Foreign);
+    }
+    let count = from.u64()?;
+    let record = Record::decode(from.0)?;
     let end = 12 + record.encode().len();
-    let check = Reader(bytes.get(end..)?).u32().ok()?;
-    (check == crc32c::crc32c(&bytes[4..12])).then_some(Slot {
+    if Reader(&bytes[end..]).u32()? != crc32c::crc32c(&bytes[4..12]) {
+        return Err(RecordError::Damaged);
+    }
+    Ok(Slot {
         number,
         count,
         record,
@@ -367,6 +403,25 @@ mod tests {
             store.instance(|| VoterInstance(79)).unwrap(),
             VoterInstance(79)
         );
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_left_alone() {
+        let folder = folder("version");
+        let mut store = Store::open(&folder).unwrap();
+        let path = store.path(GROUP);
+        store.save(GROUP, &record(1)).unwrap();
+        let file = private().open(&path).unwrap();
+        file.write_all_at(&77_u32.to_le_bytes(), BLOCK * 2 + 16)
+            .unwrap();
+        file.write_all_at(&77_u32.to_le_bytes(), BLOCK + 16)
+            .unwrap();
+        let before = fs::read(&path).unwrap();
+        let error = store.load(GROUP).unwrap_err().to_string();
+        assert!(error.contains("version 77"), "{error}");
+        assert!(store.save(GROUP, &record(2)).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -268,6 +268,7 @@ impl World {
                 Attached::Yes
             },
             disk,
+            generation: 1,
             cache_lost: false,
         }
     }
@@ -467,7 +468,7 @@ impl World {
             Purpose::Promote => authority::promote(read, &standing),
             Purpose::Degrade => authority::degrade(read, known, &standing),
             Purpose::Readmit => authority::readmit(read, other, &standing),
-            Purpose::Detach => authority::detach(read, heir, &standing),
+            Purpose::Detach => authority::detach(read, known, heir, &standing),
             Purpose::Claim => authority::claim(read, &standing),
         };
         let Ok(value) = derived else {

@@ -1,7 +1,7 @@
 //! The disk of a box fails while it is in use (laws R1, D5).
 
 use ha::types::Reason;
-use ha::{Epoch, Lease, Members, Role};
+use ha::{Epoch, Input, Lease, Members, PeerLoss, Role};
 
 use crate::world::{A, B, MS, Trio, W};
 
@@ -59,6 +59,41 @@ fn r1_a_failed_disk_and_a_lost_peer_freeze_until_the_peer_is_back() {
     trio.start(B);
     let moved = trio.run_until(3_000, |trio| trio.primary() == Some(B));
     assert!(moved, "{}", trio.describe());
+}
+
+#[test]
+fn r1_a_disk_that_fails_with_a_degrade_in_doubt_gives_everything_to_the_peer() {
+    for seed in 0..20 {
+        let mut trio = Trio::in_sync(seed);
+        trio.run(500 + seed * 11);
+        let why = PeerLoss::Closed;
+        trio.input(A, Input::PeerLost { number: 9, why });
+        trio.fail_disk(A);
+        let moved = trio.run_until(2_000, |trio| trio.primary() == Some(B));
+        assert!(moved, "seed {seed}: {}", trio.describe());
+        let config = trio.node(B).status().config.unwrap();
+        assert_eq!(config.in_sync, Members::one(B), "seed {seed}");
+        trio.restart(A);
+        trio.settle();
+    }
+}
+
+#[test]
+fn r7_a_box_whose_disk_fails_claims_nothing() {
+    for seed in 0..20 {
+        let mut trio = Trio::in_sync(seed);
+        trio.switchover(A, 5);
+        let named = trio.run_until(2_000, |trio| trio.primary() != Some(A));
+        assert!(named, "seed {seed}: {}", trio.describe());
+        let counter = trio.record(B).group.unwrap().counter;
+        trio.fail_disk(B);
+        trio.run(3_000);
+        let later = trio.record(B).group.unwrap().counter;
+        assert!(
+            later <= counter + 64,
+            "seed {seed}: {counter} became {later}"
+        );
+    }
 }
 
 #[test]

@@ -213,6 +213,7 @@ fn h9b_a_box_with_other_disks_or_without_all_volumes_stays_out() {
         let data = DataState {
             attached,
             disk: Some(ha::DiskInstance(disk)),
+            generation: 1,
             cache_lost: false,
         };
         trio.input(B, Input::Data(data));

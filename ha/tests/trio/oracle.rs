@@ -13,6 +13,8 @@ pub(crate) struct Oracle {
     /// Every value accepted, and by whom, durably.
     accepted: BTreeMap<Ballot, (Config, Members)>,
     chosen: BTreeMap<Ballot, Config>,
+    /// Epochs of which the primary knew.
+    heard: BTreeSet<Epoch>,
     /// Every ballot that left a box: the process that made it, and its value once it had one.
     left: BTreeMap<Ballot, (u128, Option<Config>)>,
     epochs: BTreeMap<Epoch, (Option<(NodeId, Incarnation)>, Members)>,
@@ -122,7 +124,13 @@ impl Oracle {
                 let in_doubt = self.accepted.range(..ballot).filter(|doubt| {
                     doubt.1.0.epoch > last.epoch && doubt.1.0.in_sync.contains(node)
                 });
-                let fit = last.in_sync.contains(node) || in_doubt.count() > 0;
+                // Its primary lost its disk before it knew that it was the only member.
+                let unheard = config.reason == Reason::Detach && !self.heard.contains(&last.epoch);
+                let shared = self.chosen.values().rev().find(|it| it.epoch < last.epoch);
+                let shared = shared.is_some_and(|it| {
+                    it.primary == last.primary && it.in_sync.contains(node) && unheard
+                });
+                let fit = last.in_sync.contains(node) || in_doubt.count() > 0 || shared;
                 assert!(fit, "{node} outside S becomes primary: {last:?}");
             }
         }
@@ -140,7 +148,10 @@ impl Oracle {
     }
 
     /// `node` says that it knows `config` chosen.
-    pub(crate) fn known(&self, node: NodeId, config: &Config) {
+    pub(crate) fn known(&mut self, node: NodeId, config: &Config) {
+        if config.primary.is_some_and(|primary| primary.0 == node) {
+            self.heard.insert(config.epoch);
+        }
         let fact = self.chosen.values().any(|chosen| chosen == config);
         assert!(fact, "{node} takes {config:?} for chosen");
     }

@@ -89,6 +89,7 @@ fn attach(trio: &mut Trio, node: NodeId, attached: Attached) {
         Input::Data(DataState {
             attached,
             disk,
+            generation: 1,
             cache_lost: false,
         }),
     );

@@ -194,6 +194,7 @@ fn voting_record() -> Record {
         record_seq: 9,
         group: Some(group),
         seen: Vec::new(),
+        copy: None,
     }
 }
 

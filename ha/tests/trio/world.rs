@@ -387,6 +387,7 @@ impl Trio {
         let data = DataState {
             attached: machine.attached.clone(),
             disk: machine.disk.instance,
+            generation: 1,
             cache_lost: false,
         };
         self.drain(node);
@@ -419,6 +420,7 @@ impl Trio {
         let data = DataState {
             attached,
             disk,
+            generation: 1,
             cache_lost: false,
         };
         self.input(node, Input::Data(data));

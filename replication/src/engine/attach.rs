@@ -19,7 +19,7 @@ use crate::meta::group::{Entry, GroupState, Life};
 use crate::meta::superblock::{self, Found, Superblock};
 use crate::meta::{self, HEAD_BYTES, Layout, index, intent};
 use crate::mutants::mutant;
-use crate::types::{Create, Epoch, Fua, VolumeNumber, VolumeSpec, Zeroed};
+use crate::types::{CopyMark, Create, Epoch, Fua, VolumeNumber, VolumeSpec, Zeroed};
 use crate::wire::mask::Run;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -69,10 +69,11 @@ enum Step {
 }
 
 impl Engine {
-    pub(super) fn on_start(&mut self, found: Vec<Opened>, seal: Epoch) {
+    pub(super) fn on_start(&mut self, found: Vec<Opened>, seal: Epoch, newest: Option<CopyMark>) {
         assert!(!self.started, "an engine is started once");
         self.started = true;
         self.seal_floor = seal;
+        self.newest = newest;
         for opened in found {
             self.found.insert(opened.number);
             self.opening
@@ -306,21 +307,55 @@ impl Engine {
         self.read_pages(number);
     }
 
+    /// Takes the group state of the system volume, if it can be trusted. If not, this copy counts
+    /// as none; when the other box, as primary, asks for one, a new one is begun over it.
+    fn adopt_group(&mut self) -> bool {
+        let number = VolumeNumber::SYSTEM;
+        let opening = self.opening.get_mut(&number).expect("the caller has it");
+        let found = GroupState::find(&opening.head);
+        let purpose = opening.purpose;
+        match self.judge(found) {
+            Ok(group) => {
+                self.group = Some(group);
+                return true;
+            }
+            Err(_) if purpose == Purpose::Join => self.fill(number),
+            Err(reason) => {
+                self.opening.remove(&number);
+                self.alarm(format!("the system volume cannot be attached: {reason}"));
+                self.fault = Some(reason);
+            }
+        }
+        false
+    }
+
+    /// Whether the group state found is the one that this box had last (law D7).
+    fn judge(&self, found: Option<GroupState>) -> Result<GroupState, String> {
+        let Some(group) = found else {
+            return Err("both copies of the group state are damaged".into());
+        };
+        let newest = self.newest.filter(|newest| newest.disk == group.disk);
+        match newest {
+            Some(newest) if group.meta_generation < newest.generation && !mutant!(TrustOldData) => {
+                Err(format!(
+                    "the data of this box are older than they were (generation {}, and {} was \
+                     seen before): a snapshot or a backup of the pool was put back, or its newest \
+                     metadata are damaged; put the newer data back and restart twinsan, or let the \
+                     other box serve, which then copies everything to this one",
+                    group.meta_generation, newest.generation
+                ))
+            }
+            Some(_) | None => Ok(group),
+        }
+    }
+
     fn attach(&mut self, number: VolumeNumber) {
+        if number == VolumeNumber::SYSTEM && !self.adopt_group() {
+            return;
+        }
         let opening = self.opening.remove(&number).expect("the caller has it");
         let stamp = opening.stamp.expect("learnt from the superblock");
         let (dirty, _) = opening.map.expect("it was read");
-        if number == VolumeNumber::SYSTEM {
-            match GroupState::find(&opening.head) {
-                Some(group) => self.group = Some(group),
-                None => {
-                    let reason = "both copies of the group state are damaged";
-                    self.alarm(format!("volume 0 cannot be attached: {reason}"));
-                    self.fault = Some(reason.into());
-                    return;
-                }
-            }
-        }
         let place = Place {
             layout: stamp.layout(),
             backing_bytes: opening.backing_bytes,
@@ -367,7 +402,9 @@ impl Engine {
             (index::OFFSET, DirtyMap::format(spec.uuid)),
         ];
         if number == VolumeNumber::SYSTEM {
-            let group = self.first_state(spec, purpose);
+            let old = GroupState::find(&opening.head);
+            let before = old.map_or(0, |old| old.meta_generation);
+            let group = self.first_state(spec, purpose, before);
             writes.push((group.offset_bytes(), group.encode()));
             self.group = Some(group);
         }
@@ -389,8 +426,9 @@ impl Engine {
         }
     }
 
-    /// The group state of a copy that has just begun.
-    fn first_state(&self, spec: VolumeSpec, purpose: Purpose) -> GroupState {
+    /// The group state of a copy that has just begun, newer than one of generation `before` whose
+    /// place it takes.
+    fn first_state(&self, spec: VolumeSpec, purpose: Purpose, before: u64) -> GroupState {
         let first = purpose == Purpose::Make;
         let entry = Entry {
             spec,
@@ -400,7 +438,7 @@ impl Engine {
             cache_lost: false,
         };
         GroupState {
-            meta_generation: 1,
+            meta_generation: before + 1,
             disk: self.params.fresh_disk,
             boot: self.params.boot,
             data_epoch: Epoch::ZERO,

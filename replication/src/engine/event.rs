@@ -112,6 +112,8 @@ pub struct DataState {
     pub attached: Attached,
     /// The identity of this copy, if it has one.
     pub disk: Option<DiskInstance>,
+    /// How often its group state was written (law D7).
+    pub generation: u64,
     /// The last epoch in which this copy was in sync or primary.
     pub data_epoch: Epoch,
     /// Frames of epochs up to this one are refused.

@@ -353,11 +353,16 @@ impl Engine {
         });
     }
 
-    /// Reports a loss of which nothing can be forgotten any more.
+    /// Reports a loss of which nothing can be forgotten any more. When the own disk fails instead,
+    /// that is said first: this box must not propose itself.
     pub(super) fn advance_losing(&mut self) {
         let Some(losing) = &self.losing else { return };
-        let flushed = self.are_flushed(&losing.flush) || mutant!(LoseUnflushed);
-        if flushed || self.failed.is_some() {
+        let due = if self.failed.is_some() && !mutant!(LoseBeforeFailure) {
+            self.said_failed()
+        } else {
+            self.failed.is_some() || self.are_flushed(&losing.flush) || mutant!(LoseUnflushed)
+        };
+        if due {
             let (number, why) = (losing.number, losing.why);
             self.losing = None;
             self.event(Event::PeerLost { number, why });
@@ -444,6 +449,9 @@ impl Engine {
         let drained = self.ops.passed(sealing.barrier) || mutant!(SealWithoutDrain);
         if durable && drained && sealing.flush.is_none() {
             sealing.flush = Some(self.flush_all());
+        }
+        if self.failed.is_some() && !mutant!(SealFailed) {
+            return; // who says that its disk failed seals nothing any more
         }
         let flushed = |rounds| self.are_flushed(rounds) || mutant!(SealUnflushed);
         if self.failed.is_some() || sealing.flush.as_ref().is_some_and(flushed) {

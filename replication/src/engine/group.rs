@@ -109,6 +109,7 @@ impl Engine {
         DataState {
             attached: self.attached(),
             disk: group.map(|group| group.disk),
+            generation: group.map_or(0, |group| group.meta_generation),
             data_epoch: group.map_or(Epoch::ZERO, |group| group.data_epoch),
             sealed: self.sealed(),
             cache_lost: group.is_some_and(lost),

@@ -39,9 +39,18 @@ impl Intents {
 
     /// Makes every other region cold.
     pub(super) fn keep(&mut self, stays: impl Fn(&Heat) -> bool) {
+        self.retain(|_, heat| stays(heat));
+    }
+
+    /// Forgets what lies behind that many regions.
+    pub(super) fn cut(&mut self, regions: u64) {
+        self.retain(|region, _| u64::from(region) < regions);
+    }
+
+    fn retain(&mut self, stays: impl Fn(u32, &Heat) -> bool) {
         let Self { hot, table, .. } = self;
         hot.retain(|region, heat| {
-            let stays = stays(heat);
+            let stays = stays(*region, heat);
             if !stays {
                 table.remove(*region);
             }

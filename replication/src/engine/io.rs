@@ -2,8 +2,8 @@
 
 use crate::engine::event::Event;
 use crate::types::{
-    BootId, CommandId, Create, DiskInstance, Epoch, Fua, GroupId, Incarnation, Members, NodeId,
-    OpId, SessionId, Time, VolumeNumber, VolumeSpec, Zeroed,
+    BootId, CommandId, CopyMark, Create, DiskInstance, Epoch, Fua, GroupId, Incarnation, Members,
+    NodeId, OpId, SessionId, Time, VolumeNumber, VolumeSpec, Zeroed,
 };
 use crate::wire;
 use crate::wire::hello::Binding;
@@ -32,6 +32,17 @@ pub struct Params {
     pub peer_loss_ms: u64,
     /// Bounds.
     pub limits: Limits,
+}
+
+impl Params {
+    pub(super) fn check(&self) {
+        let max = crate::meta::intent::PLACES;
+        assert!(
+            (2..=max).contains(&self.limits.hot_regions),
+            "hot_regions is 2 to {max}"
+        );
+        assert_ne!(self.me, self.peer, "the peer is another box");
+    }
 }
 
 /// Bounds of what the engine holds or sends ahead.
@@ -94,6 +105,8 @@ pub enum Input {
         found: Vec<Opened>,
         /// Refuse frames of epochs up to this one.
         seal: Epoch,
+        /// The newest state of this box's copy that the authority's record knows of (law D7).
+        newest: Option<CopyMark>,
     },
     /// First box of a new group: write the first metadata here.
     Format,

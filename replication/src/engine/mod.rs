@@ -47,7 +47,7 @@ pub use io::{
 };
 
 use crate::meta::group::GroupState;
-use crate::types::{Epoch, OpId, SessionId, Time, VolumeNumber};
+use crate::types::{CopyMark, Epoch, OpId, SessionId, Time, VolumeNumber};
 use crate::wire::{self, applied::Applied, volumes::Entry};
 use bytes::Bytes;
 use command::Arrived;
@@ -79,6 +79,8 @@ pub struct Engine {
     group: Option<GroupState>,
     group_disk: group::GroupDisk,
     seal_floor: Epoch,
+    /// What the copy must at least be, by the record beside it (law D7).
+    newest: Option<CopyMark>,
     sealing: Option<frozen::Sealing>,
     volumes: Volumes,
     /// What all volumes depend on, when upkeep looked last.
@@ -157,12 +159,7 @@ impl Engine {
     /// An engine that has not seen its disks yet.
     #[must_use]
     pub fn new(params: Params) -> Self {
-        let max = crate::meta::intent::PLACES;
-        assert!(
-            (2..=max).contains(&params.limits.hot_regions),
-            "hot_regions is 2 to {max}"
-        );
-        assert_ne!(params.me, params.peer, "the peer is another box");
+        params.check();
         Self {
             params,
             now: Time::default(),
@@ -177,6 +174,7 @@ impl Engine {
             group: None,
             group_disk: group::GroupDisk::default(),
             seal_floor: Epoch::ZERO,
+            newest: None,
             sealing: None,
             volumes: Volumes::default(),
             gates: Gates::default(),
@@ -235,7 +233,11 @@ impl Engine {
         self.now = self.now.max(now);
         match input {
             Input::Timeout => {}
-            Input::Start { found, seal } => self.on_start(found, seal),
+            Input::Start {
+                found,
+                seal,
+                newest,
+            } => self.on_start(found, seal, newest),
             Input::Format => self.on_format(),
             Input::Opened(opened) => self.on_opened(opened),
             Input::OpenFailed { number, reason } => self.on_open_failed(number, reason),

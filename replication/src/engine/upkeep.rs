@@ -357,6 +357,14 @@ impl Engine {
         self.reported = Some((gates, state.clone()));
         if news {
             self.event(Event::Data(state));
+            self.step();
         }
+    }
+
+    /// Whether the failure of the disk was reported.
+    pub(super) fn said_failed(&self) -> bool {
+        self.reported
+            .as_ref()
+            .is_some_and(|(gates, _)| gates.failed)
     }
 }

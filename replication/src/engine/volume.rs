@@ -180,8 +180,7 @@ impl Volume {
         self.layout = layout;
         self.dirty.resize(layout.blocks);
         let regions = size_bytes.div_ceil(REGION_BYTES);
-        let inside = |region: u32| u64::from(region) < regions;
-        self.intents.hot.retain(|region, _| inside(*region));
+        self.intents.cut(regions);
         self.unstable.retain(|block, _| *block < layout.blocks);
     }
 

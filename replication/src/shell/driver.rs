@@ -37,7 +37,7 @@ use crate::engine::{
     CommandError, Completed, Engine, Event, Input, Lease, Opened, Output, Params, Status,
 };
 use crate::types::{
-    CommandId, Create, Epoch, OpId, SessionId, Time, VolumeNumber, VolumeSpec, Zeroed,
+    CommandId, CopyMark, Create, Epoch, OpId, SessionId, Time, VolumeNumber, VolumeSpec, Zeroed,
 };
 
 /// How often one turn collects from the disk before other tasks have theirs.
@@ -78,6 +78,8 @@ pub struct DriverConfig {
     pub params: Params,
     /// The durable seal of the control plane's record (law R3).
     pub seal: Epoch,
+    /// The newest state of this box's copy in that record (law D7).
+    pub newest: Option<CopyMark>,
     /// The backings.
     pub pool: Pool,
     /// The disk port, from [`super::open_disk`], with decorators if any.
@@ -106,6 +108,7 @@ pub fn start(
     let DriverConfig {
         params,
         seal,
+        newest,
         pool,
         disk,
         link,
@@ -160,7 +163,11 @@ pub fn start(
                 Err(error) => tracing::error!(%error, "a volume of the pool stays closed"),
             }
         }
-        opening.begin(Input::Start { found, seal });
+        opening.begin(Input::Start {
+            found,
+            seal,
+            newest,
+        });
     });
     for (listener, peer, tls) in listeners {
         inner.spawn(Rc::clone(&inner).accept(listener, peer, tls));

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 pub(crate) const PAGE: usize = 4096;
 type Data = std::rc::Rc<[u8]>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct SimDisk {
     stable: BTreeMap<u64, Data>,
     /// Unflushed versions of a page, oldest first.

@@ -8,6 +8,18 @@ use replication::mutants::{NAMES, NEUTRAL};
 /// Which test notices which mutant.
 const KILLS: &[(&str, &str)] = &[
     (
+        "lose-before-failure",
+        "doubt::d5_a_disk_that_fails_at_the_last_flush_is_said_before_the_loss",
+    ),
+    (
+        "seal-failed",
+        "doubt::d5_a_disk_that_fails_at_the_last_flush_is_not_sealed",
+    ),
+    (
+        "trust-old-data",
+        "putback::d7_data_that_were_put_back_are_not_served",
+    ),
+    (
         "drop-ack",
         "scenarios::r4_an_acknowledged_write_is_on_both_disks",
     ),

@@ -16,6 +16,7 @@ mod laws;
 mod many;
 mod oracle;
 mod pool;
+mod putback;
 #[path = "../shell_support/random.rs"]
 mod random;
 mod rejoin;

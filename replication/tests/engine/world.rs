@@ -7,12 +7,13 @@ use crate::pool::opened;
 use crate::random::Rng;
 use bytes::Bytes;
 use replication::engine::{
-    Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, Limits, Output, Params,
+    Attached, Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, Limits,
+    Output, Params,
 };
 use replication::meta::index;
 use replication::types::{
-    BootId, CommandId, DiskInstance, Epoch, Fua, GroupId, Incarnation, NodeId, OpId, SessionId,
-    Time, VolumeNumber, Zeroed,
+    BootId, CommandId, CopyMark, DiskInstance, Epoch, Fua, GroupId, Incarnation, NodeId, OpId,
+    SessionId, Time, VolumeNumber, Zeroed,
 };
 use replication::wire::Header;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,8 @@ pub(crate) struct SimBox {
     /// Power was lost since this copy was last equal to the other.
     pub(crate) lossy: bool,
     pub(crate) cache_lost: bool,
+    /// What is remembered of its copy elsewhere (law D7).
+    pub(crate) newest: Option<CopyMark>,
     pub(crate) isolated: bool,
     pub(crate) troubles: Troubles,
     /// A volume that this box cannot make.
@@ -155,6 +158,7 @@ impl World {
             events: Vec::new(),
             lossy: false,
             cache_lost: false,
+            newest: None,
             isolated: false,
             troubles: Troubles::default(),
             cannot_make: false,
@@ -250,11 +254,13 @@ impl World {
             .map(|(number, disk)| opened(*number, disk, Zeroed::Unknown))
             .collect();
         it.fresh.clear();
+        let newest = it.newest;
         self.input(
             who,
             Input::Start {
                 found,
                 seal: Epoch::ZERO,
+                newest,
             },
         );
     }
@@ -491,6 +497,13 @@ impl World {
                 self.check_sealed(who, &event);
                 let it = &mut self.boxes[who];
                 it.cache_lost |= matches!(event, Event::CacheLost { .. });
+                if let Event::Data(state) = &event
+                    && let Some(disk) = state.disk
+                    && !matches!(state.attached, Attached::Failed(_))
+                {
+                    let generation = state.generation;
+                    it.newest = Some(CopyMark { disk, generation });
+                }
                 it.events.push(event.clone());
                 if let Event::Replayed { writes, .. } = event {
                     self.replayed += writes;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ha::types::Reason;
 use ha::{Ballot, Config, Record};
 
 use super::Breach;
@@ -150,11 +151,25 @@ impl Register {
         Ok(())
     }
 
+    /// Whether `next` may be chosen after `last`, which came after `before`. A primary that lost its
+    /// disk also gives the role away when it never learnt that it is the only member, so that it
+    /// acknowledged nothing as that: the other has everything.
+    fn follows(&self, before: Option<&Config>, last: &Config, next: &Config) -> Result<(), Breach> {
+        let verdict = follows(last, next);
+        let unused = next.reason == Reason::Detach && !self.ackers.contains_key(&last.epoch.0);
+        let shared = before.filter(|before| before.primary == last.primary && unused);
+        match shared {
+            Some(before) if verdict.is_err() => follows(before, next),
+            Some(_) | None => verdict,
+        }
+    }
+
     /// A config must follow the last chosen one, or one that a voter accepted since, which its
     /// proposer then read and took over.
     fn justified(&self, last: usize, ballot: Ballot, config: &Config) -> Result<(), Breach> {
         let (last_ballot, last_config) = &self.chosen[last];
-        let verdict = follows(last_config, config);
+        let before = last.checked_sub(1).map(|before| &self.chosen[before].1);
+        let verdict = self.follows(before, last_config, config);
         let read = self.accepted.iter().rev().filter(|(other, (value, _))| {
             (last_ballot < *other) && (**other < ballot) && value != config
         });
@@ -176,7 +191,8 @@ impl Register {
             self.justified(last, ballot, &config)?;
         }
         if let Some((_, after)) = self.chosen.get(place) {
-            follows(&config, after)?;
+            let before = place.checked_sub(1).map(|before| &self.chosen[before].1);
+            self.follows(before, &config, after)?;
         }
         let is_news = place == self.chosen.len();
         self.chosen.insert(place, (ballot, config));

@@ -105,6 +105,7 @@ impl World {
             Fault::HalfOpen => self.net.half_open(self.now),
             Fault::PowerLossMetadata => self.set_trap(victim),
             Fault::DisksReplaced => self.replace_disks(victim, away),
+            Fault::DisksPutBack => self.put_disks_back(victim, away),
             Fault::WitnessReplaced => self.replace_witness(away),
             Fault::HostDrop => self.drop_host(),
             Fault::Storm => self.storm(away),

@@ -65,9 +65,7 @@ impl World {
     /// The disks of a box are replaced by blank ones. Only while the other box has everything:
     /// the last copy is nobody's to replace.
     pub(super) fn replace_disks(&mut self, host: Host, away_ns: u64) {
-        // whose disk has failed may not have told the other box yet, which has the only copy then
-        let both = BOXES.iter().all(|host| self.attached(*host));
-        if !both || !self.is_whole() {
+        if !self.has_two_copies() {
             return;
         }
         self.counts.add("disks replaced");
@@ -76,6 +74,36 @@ impl World {
         let machine = self.machine(host);
         machine.backings.clear();
         machine.disk_instance = instance;
+    }
+
+    /// An image of a box's disks is taken; the next time it is put back, if the box was started or
+    /// saw another epoch since (law D7).
+    pub(super) fn put_disks_back(&mut self, host: Host, away_ns: u64) {
+        if !self.has_two_copies() {
+            return;
+        }
+        self.power_off_for(host, away_ns);
+        let instance = self.rng.wide();
+        let machine = self.machine(host);
+        let now = machine.record.copy;
+        let older = |then: &(_, u64)| {
+            // what is remembered may be one write behind what the image holds
+            now.is_some_and(|now| now.0 == then.0 && now.1 > then.1 + 1)
+        };
+        match machine.image.take() {
+            Some((backings, then)) if then.as_ref().is_some_and(older) => {
+                machine.backings = backings;
+                machine.disk_instance = instance;
+                self.counts.add("disks put back");
+            }
+            Some(_) | None => machine.image = Some((machine.backings.clone(), now)),
+        }
+    }
+
+    /// Whether each box has everything.
+    fn has_two_copies(&self) -> bool {
+        // whose disk has failed may not have told the other box yet, which has the only copy then
+        BOXES.iter().all(|host| self.attached(*host)) && self.is_whole()
     }
 
     /// The witness's store is lost; a blank one takes its place, and a little later the operator

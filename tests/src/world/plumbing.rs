@@ -1,5 +1,6 @@
 //! How inputs reach the cores, and how processes start, stop and die.
 
+use appliance::wiring;
 use replication::engine::{self, Attached, Opened};
 use replication::types::{BootId, DiskInstance, Epoch, GroupId, Incarnation, NodeId, SessionId};
 use replication::types::{VolumeNumber, Zeroed};
@@ -162,12 +163,14 @@ impl World {
             .group
             .as_ref()
             .map_or(0, |group| group.seal.0);
+        let newest = wiring::newest_copy(&machine.record);
         let format = std::mem::take(&mut machine.format);
         self.feed_engine(
             host,
             engine::Input::Start {
                 found,
                 seal: Epoch(seal),
+                newest,
             },
         );
         if format {

@@ -103,7 +103,11 @@ impl Solo {
         let found: Vec<Opened> = self.backings.iter().map(opened).collect();
         let blank = found.is_empty();
         let seal = Epoch::ZERO;
-        self.inputs.push_back(Input::Start { found, seal });
+        self.inputs.push_back(Input::Start {
+            found,
+            seal,
+            newest: None,
+        });
         if blank {
             self.inputs.push_back(Input::Format);
         }
