@@ -10,7 +10,8 @@
 //!   machine comes back with its durable state.
 //! - Disks: slow, hanging for seconds, also for longer than a disk may take, failing single
 //!   reads, writes or flushes; blocks that cannot be read; pools without room; replaced by blank
-//!   ones, or put back to what they were some time ago, while the other box has everything. The witness replaced by a blank one.
+//!   ones, or put back to what they were some time ago, while the other box has everything. The
+//!   witness replaced by a blank one.
 //! - Network: loss, delay, duplication, reordering, damage and truncation of datagrams; damage of
 //!   frames; each wire cut in one direction or both, for long or flapping; the data session broken
 //!   at any byte, silent, or over for one side only.

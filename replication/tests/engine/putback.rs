@@ -21,10 +21,10 @@ impl World {
     }
 
     fn why_not(&self, who: usize) -> String {
-        match self.engine(who).status().data.attached {
-            Attached::No(why) => why,
-            other => panic!("{other:?}"),
-        }
+        let Attached::No(why) = self.engine(who).status().data.attached else {
+            panic!("it is attached, or its disk failed")
+        };
+        why
     }
 }
 

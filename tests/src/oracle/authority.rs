@@ -151,9 +151,9 @@ impl Register {
         Ok(())
     }
 
-    /// Whether `next` may be chosen after `last`, which came after `before`. A primary that lost its
-    /// disk also gives the role away when it never learnt that it is the only member, so that it
-    /// acknowledged nothing as that: the other has everything.
+    /// Whether `next` may be chosen after `last`, which came after `before`. A primary that lost
+    /// its disk also gives the role away when it never learnt that it is the only member, so that
+    /// it acknowledged nothing as that: the other has everything.
     fn follows(&self, before: Option<&Config>, last: &Config, next: &Config) -> Result<(), Breach> {
         let verdict = follows(last, next);
         let unused = next.reason == Reason::Detach && !self.ackers.contains_key(&last.epoch.0);
