@@ -114,6 +114,10 @@ pub enum Mutant {
     ForgetIndex,
     /// What is new of a volume that grows is not made zero (D6).
     GrowDirty,
+    /// The peer of a scrub says that everything is equal (H33).
+    ScrubBlind,
+    /// A scrub reads on both sides without waiting for the writes before it (H33).
+    ScrubAnywhere,
 }
 
 /// Every mutant by name.
@@ -168,6 +172,8 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("endless-copy", Mutant::EndlessCopy),
     ("forget-index", Mutant::ForgetIndex),
     ("grow-dirty", Mutant::GrowDirty),
+    ("scrub-blind", Mutant::ScrubBlind),
+    ("scrub-anywhere", Mutant::ScrubAnywhere),
 ];
 
 /// Mutants that another rule makes up for; they change nothing that anybody can see. A session has

@@ -30,7 +30,7 @@ fn read(page: u64, pages: usize) -> Command {
 }
 
 impl World {
-    fn ruin(&mut self, who: usize, page: u64) {
+    pub(crate) fn ruin(&mut self, who: usize, page: u64) {
         let unreadable = &mut self.boxes[who].troubles.unreadable;
         unreadable.insert((V, DATA_PAGE + page));
     }

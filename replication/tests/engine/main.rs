@@ -21,5 +21,6 @@ mod random;
 mod rejoin;
 mod replay;
 mod scenarios;
+mod scrub;
 mod seeds;
 mod world;
