@@ -23,9 +23,7 @@ use super::disk::Op;
 use super::inflight::{Grant, Mode};
 use super::resync::{Joining, is_zero};
 use super::session::What;
-use super::{
-    CommandError, Completed, DiskError, Engine, Event, Io, IoDone, Scrubbed, VolumeScrub,
-};
+use super::{CommandError, Completed, DiskError, Engine, Event, Io, IoDone, Scrubbed, VolumeScrub};
 use crate::meta::DIRTY_BLOCK_BYTES;
 use crate::mutants::mutant;
 use crate::types::{Fua, SessionId, Time, VolumeNumber};
@@ -218,7 +216,10 @@ impl Engine {
 
     pub(super) fn advance_scrub(&mut self) {
         let Scrub {
-            asked, span, flight, ..
+            asked,
+            span,
+            flight,
+            ..
         } = &self.scrub;
         let rests = self.scrub.bytes_per_s == 0 && span.is_none();
         let waits = asked.is_empty() && (rests || self.now < self.scrub.next_at);
@@ -419,7 +420,8 @@ impl Engine {
     }
 
     fn look_closer(&mut self, part: Part, mask: u64) {
-        if let Some(depth) = part.depth.deeper() {
+        // of a span that was given up meanwhile nothing is wanted any more
+        if let Some(depth) = part.depth.deeper().filter(|_| self.scrub.span.is_some()) {
             self.scrub.parts.extend(part.pieces(mask, depth));
         }
     }
@@ -636,7 +638,11 @@ mod tests {
         scrub.pay(Time(0), SPAN_BYTES);
         assert_eq!(scrub.next_at, Time(0).plus_ms(500));
         scrub.pay(Time(0).plus_ms(2000), SPAN_BYTES);
-        assert_eq!(scrub.next_at, Time(0).plus_ms(2250), "time that passed is no credit");
+        assert_eq!(
+            scrub.next_at,
+            Time(0).plus_ms(2250),
+            "time that passed is no credit"
+        );
     }
 
     #[test]
