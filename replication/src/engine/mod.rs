@@ -159,14 +159,11 @@ impl Engine {
     /// An engine that has not seen its disks yet.
     #[must_use]
     pub fn new(params: Params) -> Self {
-        let max = crate::meta::intent::PLACES;
-        assert!(
-            (2..=max).contains(&params.limits.hot_regions),
-            "hot_regions is 2 to {max}"
-        );
+        let (max, regions) = (crate::meta::intent::PLACES, params.limits.hot_regions);
+        assert!((2..=max).contains(&regions), "hot_regions is 2 to {max}");
         assert_ne!(params.me, params.peer, "the peer is another box");
-        let scrub = scrub::Scrub::new(params.limits.scrub_bytes_per_s);
         Self {
+            scrub: scrub::Scrub::new(params.limits.scrub_bytes_per_s),
             params,
             now: Time::default(),
             outputs: VecDeque::new(),
@@ -223,7 +220,6 @@ impl Engine {
             resync_reason: "",
             pacer: pace::Pacer::new(),
             resync_counts: ResyncCounts::default(),
-            scrub,
             incoming: Vec::new(),
             target: None,
             applied: None,
