@@ -47,9 +47,10 @@ pub(crate) fn keep(
     let [(here, _), (there, _)] = images;
     format!(
         "alarm: the copies of {} differ at LBA {lba} ({LBA_BYTES} bytes each), in 4 KiB that \
-         nobody was writing: the disks of one box changed or lost them. Initiators read what {here} \
-         has, and would read what {there} has after a fail-over; {kept}. Nothing was repaired: \
-         find out which is right, check the disks of both boxes, and write the block anew",
+         nobody was writing: the disks of one box changed or lost them. Initiators read what \
+         {here} has, and would read what {there} has after a fail-over; {kept}. Nothing was \
+         repaired: find out which is right, check the disks of both boxes, and write the block \
+         anew",
         volume_named(number, cluster)
     )
 }
