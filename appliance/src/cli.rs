@@ -95,6 +95,9 @@ pub enum ClientVerb {
     /// a restart, after which a copy goes as fast as initiators do not feel it.
     #[command(subcommand)]
     Resync(ResyncVerb),
+    /// How the two copies are compared while they are in use.
+    #[command(subcommand)]
+    Scrub(ScrubVerb),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -243,6 +246,14 @@ pub enum VolumeVerb {
         name: String,
         /// Its new size, like 40GiB.
         size: String,
+    },
+    /// Compares both copies of a volume now, from its start and without a pause.
+    ///
+    /// It repairs nothing: what differs is told, and both boxes' bytes of it are kept. `twinsan
+    /// status` says how far it is.
+    Scrub {
+        /// Its name.
+        name: String,
     },
     /// Deletes a volume that is not mapped, with its data, on both boxes.
     Delete {
@@ -428,6 +439,17 @@ pub enum ResyncVerb {
     Rate {
         /// Bytes per second, like 50MiB; `auto`: as fast as initiators do not feel it.
         #[arg(value_name = "BYTES_PER_S|auto")]
+        rate: String,
+    },
+}
+
+/// How the two copies are compared while they are in use.
+#[derive(Debug, Subcommand)]
+pub enum ScrubVerb {
+    /// Sets how much is compared per second by itself, one volume after the other.
+    Rate {
+        /// Bytes per second, like 4MiB; `off`: only what `twinsan volume scrub` asks for.
+        #[arg(value_name = "BYTES_PER_S|off")]
         rate: String,
     },
 }

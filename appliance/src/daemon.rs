@@ -18,7 +18,7 @@ use crate::api::types::{Ask, Refusal, Status};
 use crate::cli::LabArgs;
 use crate::config::{Cluster, NodeConfig};
 use crate::control::{self, OperatorAsked};
-use crate::data::{self, EditAsked, Order, PaceAsked};
+use crate::data::{self, Care, CareAsked, EditAsked, Order};
 use crate::events::EventLog;
 use crate::identity::Identity;
 use crate::membership::Member;
@@ -73,7 +73,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     let (authority_in, authority) = mpsc::unbounded_channel();
     let (edits_in, edits) = mpsc::channel(ASKS_MAX);
     let (operator_in, operator) = mpsc::channel(ASKS_MAX);
-    let (paces_in, paces) = mpsc::channel(ASKS_MAX);
+    let (cares_in, cares) = mpsc::channel(ASKS_MAX);
     let (asks_in, asks) = mpsc::channel(ASKS_MAX);
     let (status_in, status) = watch::channel(Status::default());
     let (cluster_in, cluster) = watch::channel(Cluster::default());
@@ -109,7 +109,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         orders,
         authority: authority_in,
         edits,
-        paces,
+        cares,
         authority_status: control.status,
         status: status_in,
         cluster: cluster_in,
@@ -117,7 +117,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         pulse: pulse.clone(),
     })?;
     tokio::spawn(pulse.watch());
-    tokio::spawn(route(asks, edits_in, operator_in, paces_in));
+    tokio::spawn(route(asks, edits_in, operator_in, cares_in));
     let api = server::serve(
         socket,
         Daemon {
@@ -150,13 +150,14 @@ async fn route(
     mut asks: mpsc::Receiver<Asked>,
     edits: mpsc::Sender<EditAsked>,
     operator: mpsc::Sender<OperatorAsked>,
-    paces: mpsc::Sender<PaceAsked>,
+    cares: mpsc::Sender<CareAsked>,
 ) {
     while let Some((ask, answer)) = asks.recv().await {
         let gone = match ask {
             Ask::Edit(edit) => edits.send((edit, answer)).await.is_err(),
             Ask::Switchover { to } => operator.send((to, answer)).await.is_err(),
-            Ask::Resync(pace) => paces.send((pace, answer)).await.is_err(),
+            Ask::Resync(pace) => cares.send((Care::Pace(pace), answer)).await.is_err(),
+            Ask::Scrub(volume) => cares.send((Care::Scrub(volume), answer)).await.is_err(),
         };
         if gone {
             return;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha::Resource;
-use replication::engine::{self, Event, Input, Limits, Params, Role};
+use replication::engine::{self, DataLink, Event, Input, Limits, Params, Role};
 use replication::shell::{
     Disk, DriverConfig, Handle, IoChoice, LeaseCell, LinkConfig, Path, Pool, Tls, VolatileDisk,
 };
@@ -24,7 +24,7 @@ use crate::network::{Addresses, LIFETIME_SECONDS};
 use crate::pulse::Pulse;
 use crate::runtime::{Ran, Ready};
 use crate::services::{Parts, Services};
-use crate::{clock, size, status, wiring};
+use crate::{clock, images, size, status, wiring};
 
 /// Addresses are renewed at least so often within the time that they live.
 const RENEWALS_PER_LIFETIME: u32 = 4;
@@ -55,8 +55,17 @@ pub(crate) enum Order {
 /// A change of the cluster configuration, with the way back.
 pub(crate) type EditAsked = (Edit, oneshot::Sender<Result<String, Refusal>>);
 
-/// A pace for the resync, with the way back.
-pub(crate) type PaceAsked = (Pace, oneshot::Sender<Result<String, Refusal>>);
+/// How the primary is to look after the other copy.
+#[derive(Debug)]
+pub(crate) enum Care {
+    /// How fast a resync may be.
+    Pace(Pace),
+    /// Compare both copies of the volume of this name now.
+    Scrub(String),
+}
+
+/// Such a wish, with the way back.
+pub(crate) type CareAsked = (Care, oneshot::Sender<Result<String, Refusal>>);
 
 /// What the thread is made of.
 pub(crate) struct Setup {
@@ -82,8 +91,8 @@ pub(crate) struct Setup {
     pub(crate) authority: mpsc::UnboundedSender<ha::Input>,
     /// Changes.
     pub(crate) edits: mpsc::Receiver<EditAsked>,
-    /// How fast a resync may be.
-    pub(crate) paces: mpsc::Receiver<PaceAsked>,
+    /// Resyncs and scrubs.
+    pub(crate) cares: mpsc::Receiver<CareAsked>,
     /// What the control thread says of itself.
     pub(crate) authority_status: watch::Receiver<ha::Status>,
     /// Where the whole status is published.
@@ -283,9 +292,9 @@ impl Running {
                     None => return self.end().await,
                 },
                 Some(event) = self.mirror_events.recv() => self.hear(&event),
-                Some((pace, answer)) = self.setup.paces.recv() => {
+                Some((care, answer)) = self.setup.cares.recv() => {
                     // Whoever asked may be gone: the answer is for nobody else.
-                    let _ = answer.send(self.set_pace(pace));
+                    let _ = answer.send(self.take_care(&care));
                 }
                 _ = tick.tick() => self.tick(),
             }
@@ -326,6 +335,7 @@ impl Running {
             self.services.cache_lost(volume.0);
         }
         self.progress.hear(event, clock::boot_ns());
+        self.keep_images(event);
         let text = sentence(event, &self.setup.cluster.borrow());
         if let Some(text) = text {
             self.setup.events.add(text);
@@ -333,8 +343,26 @@ impl Running {
         self.publish();
     }
 
-    /// Only the primary copies; what was asked of it ends with its role.
-    fn set_pace(&mut self, asked: Pace) -> Result<String, Refusal> {
+    /// Both boxes' bytes of a block that differs are kept for whoever looks into it.
+    fn keep_images(&self, event: &Event) {
+        let Event::CopiesDiffer {
+            volume,
+            offset_bytes,
+            here,
+            there,
+        } = event
+        else {
+            return;
+        };
+        let config = &self.setup.config;
+        let images = [(config.node.as_str(), here), (config.peer.as_str(), there)];
+        let place = (*volume, *offset_bytes);
+        let text = images::keep(&config.state, place, images, &self.setup.cluster.borrow());
+        self.setup.events.add(text);
+    }
+
+    /// Only the primary copies and compares; what was asked of it ends with its role.
+    fn take_care(&mut self, care: &Care) -> Result<String, Refusal> {
         let status = self.mirror.status();
         let primary = match status.role {
             Role::Serving | Role::Activating | Role::Frozen | Role::Draining => true,
@@ -342,10 +370,36 @@ impl Running {
         };
         if !primary {
             return Err(Refusal::failed(format!(
-                "nothing was changed: a resync is the primary's, and {} is not primary; ask {}",
+                "nothing was changed: resync and scrub are the primary's, and {} is not primary; \
+                 ask {}",
                 self.setup.config.node, self.setup.config.peer
             )));
         }
+        match care {
+            Care::Pace(pace) => Ok(self.set_pace(*pace, &status)),
+            Care::Scrub(name) => self.scrub(name, &status),
+        }
+    }
+
+    fn scrub(&self, name: &str, status: &engine::Status) -> Result<String, Refusal> {
+        let cluster = self.setup.cluster.borrow();
+        let volume = cluster.volume(name).map_err(Refusal::usage)?;
+        if status.link != DataLink::Mirroring {
+            return Err(Refusal::failed(format!(
+                "volume {name} was not scrubbed: {} is not in sync, so there are no two copies to \
+                 compare; see `twinsan status`",
+                self.setup.config.peer
+            )));
+        }
+        let volume = mirror::VolumeNumber(volume.number);
+        self.mirror.input(Input::Scrub { volume });
+        Ok(format!(
+            "the scrub of volume {name} has begun; `twinsan status` says how far it is, `twinsan \
+             events` how it ended"
+        ))
+    }
+
+    fn set_pace(&mut self, asked: Pace, status: &engine::Status) -> String {
         let before = status.resync.pace;
         let (pace, done) = match asked {
             Pace::Pause => {
@@ -357,7 +411,7 @@ impl Running {
                 (engine::Pace::Paused, done.to_owned())
             }
             Pace::Resume if before != engine::Pace::Paused => {
-                return Ok("the resync was not paused".to_owned());
+                return "the resync was not paused".to_owned();
             }
             Pace::Resume => (self.resumed, "the resync goes on".to_owned()),
             Pace::Auto => (
@@ -377,7 +431,7 @@ impl Running {
         self.mirror.input(Input::Pace(pace));
         self.setup.events.add(done.clone());
         self.publish();
-        Ok(done)
+        done
     }
 
     fn tick(&self) {
@@ -447,20 +501,9 @@ async fn change(services: Services, mut edits: mpsc::Receiver<EditAsked>, every:
     }
 }
 
-/// What people call a volume. The configuration is read once the box serves; before that only the
-/// number is known.
-fn volume_name(number: mirror::VolumeNumber, cluster: &Cluster) -> String {
-    let known = cluster.volumes.iter().find(|it| it.number == number.0);
-    match known {
-        _ if number == mirror::VolumeNumber::SYSTEM => "the system volume".to_owned(),
-        Some(volume) => format!("volume {}", volume.name),
-        None => format!("volume number {number}"),
-    }
-}
-
 /// What an operator hears of an event of the mirror.
 fn sentence(event: &Event, cluster: &Cluster) -> Option<String> {
-    let name = |number| volume_name(number, cluster);
+    let name = |number| images::volume_named(number, cluster);
     match event {
         Event::ResyncStarted { total_bytes: 0, .. } => None,
         Event::CacheLost { volume } if *volume == mirror::VolumeNumber::SYSTEM => None,
@@ -483,6 +526,15 @@ fn sentence(event: &Event, cluster: &Cluster) -> Option<String> {
              once so that it knows; check file systems that were in use",
             name(*volume)
         )),
+        Event::Scrubbed { volume, found } if found.asked || found.differing > 0 => Some(format!(
+            "scrub of {} ended: {} compared, {} blocks of 4 KiB differ, {} were mended, {} cannot \
+             be read",
+            name(*volume),
+            size::shown(found.blocks * 4096),
+            found.differing,
+            found.mended,
+            found.unreadable
+        )),
         Event::Alarm(text) => Some(format!("alarm: {text}")),
         Event::PeerUp { .. } => Some("the data session to the peer is up".to_owned()),
         Event::VolumeReady { spec } => Some(format!("{} is attached", name(spec.number))),
@@ -498,6 +550,8 @@ fn sentence(event: &Event, cluster: &Cluster) -> Option<String> {
         | Event::Serving { .. }
         | Event::Readmit { .. }
         | Event::Drained { .. }
+        | Event::CopiesDiffer { .. }
+        | Event::Scrubbed { .. }
         | Event::ResyncProgress { .. } => None,
     }
 }

@@ -163,6 +163,8 @@ async fn format(config: &NodeConfig, params: Params) -> Result<ha::DiskInstance,
             | Event::InSync { .. }
             | Event::VolumeReady { .. }
             | Event::VolumeGrown { .. }
+            | Event::CopiesDiffer { .. }
+            | Event::Scrubbed { .. }
             | Event::VolumeGone { .. } => {}
         }
     }

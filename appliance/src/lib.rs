@@ -37,6 +37,8 @@ mod hex;
 #[cfg(feature = "shell")]
 mod identity;
 #[cfg(feature = "shell")]
+mod images;
+#[cfg(feature = "shell")]
 pub mod init;
 #[cfg(feature = "shell")]
 pub mod load;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use replication::inspect::{Finding, Report};
 
-use crate::api::types::{Event, Resync, Status, Volume};
+use crate::api::types::{Event, Resync, ScrubPass, Status, Volume};
 use crate::config::Cluster;
 use crate::size;
 
@@ -54,6 +54,12 @@ pub fn volume(status: &Status, volume: &Volume) -> String {
     line(&mut text, "attached here", attached);
     line(&mut text, "dirty", &shown(volume.dirty_bytes));
     line(&mut text, "hot regions", &volume.hot_regions.to_string());
+    if let Some(pass) = &volume.scrub.running {
+        line(&mut text, "scrub", &scrub(volume.size_bytes, pass));
+    }
+    if let Some(pass) = &volume.scrub.last {
+        line(&mut text, "last scrub", &scrub(volume.size_bytes, pass));
+    }
     for (viewer, lun, read_only) in &volume.maps {
         let how = if *read_only { ", read only" } else { "" };
         line(
@@ -135,6 +141,12 @@ fn connections(text: &mut String, status: &Status) {
         None if matches!(status.mirror.resync_pace.as_str(), "" | "auto") => {}
         None => line(text, "resync", &status.mirror.resync_pace),
     }
+    for volume in status.volumes.iter().filter(|it| !it.name.is_empty()) {
+        if let Some(pass) = &volume.scrub.running {
+            let label = format!("scrub {}", volume.name);
+            line(text, &label, &scrub(volume.size_bytes, pass));
+        }
+    }
 }
 
 /// What initiators see.
@@ -154,11 +166,12 @@ fn service(text: &mut String, status: &Status) {
             .map(|(host, lun, _)| format!("LUN {lun} of {host}"))
             .collect();
         let size = size::shown(volume.size_bytes);
+        let scrub = scrubbed(volume);
         match (volume.name.as_str(), maps.is_empty()) {
             // Only the primary has read the configuration that gives names and maps.
             ("", _) => line(text, &volume.uuid, &format!("{size}, a copy")),
-            (name, true) => line(text, name, &format!("{size}, not mapped")),
-            (name, false) => line(text, name, &format!("{size}, {}", maps.join(", "))),
+            (name, true) => line(text, name, &format!("{size}, not mapped{scrub}")),
+            (name, false) => line(text, name, &format!("{size}, {}{scrub}", maps.join(", "))),
         }
     }
     for session in &status.sessions {
@@ -203,6 +216,48 @@ pub fn resync(progress: &Resync) -> String {
         size::shown(progress.total_bytes),
         size::shown(progress.bytes_per_second),
         progress.limit
+    )
+}
+
+/// When both copies were compared last, and whether they were the same.
+fn scrubbed(volume: &Volume) -> String {
+    let Some(pass) = &volume.scrub.last else {
+        return String::new();
+    };
+    let ago = pass.ended_seconds_ago.unwrap_or(0);
+    match pass.differing_blocks {
+        0 => format!(", scrubbed {ago} s ago"),
+        blocks => format!(", scrubbed {ago} s ago: {blocks} blocks of 4 KiB DIFFER"),
+    }
+}
+
+/// How far a pass of the scrub is, or when it ended, and what it found.
+#[must_use]
+pub fn scrub(size_bytes: u64, pass: &ScrubPass) -> String {
+    let progress = match pass.ended_seconds_ago {
+        Some(seconds) => format!(
+            "{} compared, {seconds} s ago",
+            size::shown(pass.compared_bytes)
+        ),
+        None => format!(
+            "{} %, {} of {} compared",
+            pass.compared_bytes.saturating_mul(100) / size_bytes.max(1),
+            size::shown(pass.compared_bytes),
+            size::shown(size_bytes)
+        ),
+    };
+    let found = match pass.differing_blocks {
+        0 => "nothing differs".to_owned(),
+        blocks => format!("{blocks} blocks of 4 KiB DIFFER"),
+    };
+    let counted = |blocks: u64, what: &str| match blocks {
+        0 => String::new(),
+        _ => format!(", {blocks} {what}"),
+    };
+    format!(
+        "{progress}; {found}{}{}",
+        counted(pass.mended_blocks, "mended"),
+        counted(pass.unreadable_blocks, "unreadable")
     )
 }
 
@@ -330,6 +385,34 @@ mod tests {
         });
         assert!(shown.starts_with("Protected"), "{shown}");
         assert!(shown.contains("san1 (this box): primary"), "{shown}");
+    }
+
+    #[test]
+    fn a_scrub_says_how_far_it_is_and_what_it_found() {
+        let mut volume = Volume {
+            name: "vm1".into(),
+            size_bytes: 4 << 20,
+            ..Volume::default()
+        };
+        volume.scrub.running = Some(ScrubPass {
+            compared_bytes: 1 << 20,
+            mended_blocks: 2,
+            ..ScrubPass::default()
+        });
+        volume.scrub.last = Some(ScrubPass {
+            compared_bytes: 4 << 20,
+            differing_blocks: 3,
+            ended_seconds_ago: Some(7),
+            ..ScrubPass::default()
+        });
+        let shown = status(&Status {
+            volumes: vec![volume],
+            ..Status::default()
+        });
+        let running = "25 %, 1 MiB of 4 MiB compared; nothing differs, 2 mended";
+        assert!(shown.contains(running), "{shown}");
+        let last = "4 MiB, not mapped, scrubbed 7 s ago: 3 blocks of 4 KiB DIFFER";
+        assert!(shown.contains(last), "{shown}");
     }
 
     fn with_secrets() -> Cluster {

@@ -290,6 +290,9 @@ impl Inner {
         let cluster = &value.cluster;
         let masking = Masking::of(cluster)?;
         self.ledger.have(&cluster.volumes);
+        self.mirror.input(Input::ScrubRate {
+            bytes_per_s: cluster.scrub_bytes_per_s,
+        });
         let renamed = self.name.borrow().as_str() != cluster.target;
         // A target of another name is another target: its units have no life yet.
         let units = if renamed { Units::Stored } else { units };
@@ -486,7 +489,8 @@ impl Inner {
             | Edit::Join(_)
             | Edit::Leave(_)
             | Edit::Map(_)
-            | Edit::Unmap { .. } => Ok(()),
+            | Edit::Unmap { .. }
+            | Edit::ScrubRate(_) => Ok(()),
         }
     }
 }
@@ -520,5 +524,10 @@ fn describe(edit: &Edit) -> String {
         Edit::Unmap { from, lun } => format!("LUN {lun} of {from} unmapped"),
         Edit::AddAddress(cidr) => format!("service address {cidr} added"),
         Edit::RemoveAddress(ip) => format!("service address {ip} removed"),
+        Edit::ScrubRate(0) => "volumes are not scrubbed any more".to_owned(),
+        Edit::ScrubRate(bytes_per_s) => {
+            let rate = crate::size::shown(*bytes_per_s);
+            format!("volumes are scrubbed at {rate}/s")
+        }
     }
 }

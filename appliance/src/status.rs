@@ -3,7 +3,8 @@
 use ha::Role;
 use iscsi_target::registry::SessionInfo;
 use replication::engine::{
-    DataLink, Event, Pace, ResyncLimit, Role as MirrorRole, Status as MirrorStatus, Work,
+    DataLink, Event, Pace, ResyncLimit, Role as MirrorRole, Scrubbed, Status as MirrorStatus,
+    VolumeScrub, Work,
 };
 use replication::shell::Pool;
 use replication::types::VolumeNumber;
@@ -12,7 +13,10 @@ use crate::api::types::{self, Status};
 use crate::config::address::Cidr;
 use crate::config::{Cluster, NodeConfig};
 use crate::identity::{Identity, WITNESS};
-use crate::size;
+use crate::{images, size};
+
+/// What a scrub counts.
+const SCRUB_BLOCK_BYTES: u64 = 4096;
 
 /// What the status is made from.
 pub(crate) struct Sources<'a> {
@@ -82,6 +86,8 @@ impl Progress {
             | Event::VolumeReady { .. }
             | Event::VolumeGrown { .. }
             | Event::VolumeGone { .. }
+            | Event::CopiesDiffer { .. }
+            | Event::Scrubbed { .. }
             | Event::Alarm(_) => {}
         }
     }
@@ -147,7 +153,8 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         ..
     } = sources;
     let chosen = authority.config.as_ref();
-    let (why, next) = full_pools(sources).unwrap_or_else(|| {
+    let trouble = differing_copies(sources).or_else(|| full_pools(sources));
+    let (why, next) = trouble.unwrap_or_else(|| {
         (
             identity.named(config, &authority.why),
             identity.named(config, &authority.next),
@@ -193,6 +200,7 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
             blocks_read: mirror.blocks_read,
             resync: sources.progress.shown(mirror, sources.now_ns),
             resync_pace: pace(mirror.resync.pace),
+            scrub_bytes_per_second: mirror.scrub_bytes_per_s,
             writes_in_flight: u64::try_from(mirror.commands).unwrap_or(u64::MAX),
         },
         addresses: addresses(sources),
@@ -201,6 +209,36 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         sessions: sources.sessions.iter().map(session).collect(),
         generation: cluster.generation,
     }
+}
+
+/// What it means, and what to do, that a scrub found blocks that differ and nothing else is wrong.
+fn differing_copies(sources: &Sources<'_>) -> Option<(String, String)> {
+    let differing = |own: &VolumeScrub| {
+        let running = own.running.map_or(0, |(_, found)| found.differing);
+        running.max(own.last.map_or(0, |found| found.differing))
+    };
+    let volumes = sources.mirror.volumes.iter();
+    let (number, blocks) = volumes
+        .map(|own| (own.spec.number, differing(&own.scrub)))
+        .find(|(_, blocks)| *blocks > 0)?;
+    let calm = matches!(sources.authority.role, Role::PrimarySync);
+    (calm && sources.mirror.role != MirrorRole::Failed).then(|| {
+        let volume = images::volume_named(number, sources.cluster);
+        (
+            format!(
+                "the two copies of {volume} differ in {blocks} blocks of 4 KiB: the disks of one \
+                 box changed or lost them; initiators read those of {}, and would read the \
+                 others after a fail-over",
+                sources.config.node
+            ),
+            format!(
+                "find out which copy is right: `twinsan events` names the blocks, both boxes' \
+                 bytes are in {}; check the disks of both boxes (smartctl); nothing is repaired \
+                 by itself, and a block that is written anew is the same on both",
+                images::folder(&sources.config.state).display()
+            ),
+        )
+    })
 }
 
 /// Why writes fail, and what to do, while a pool is full and nothing else is wrong.
@@ -384,6 +422,7 @@ fn volumes(sources: &Sources<'_>) -> Vec<types::Volume> {
             size_bytes: own.spec.size_bytes,
             file: sources.pool.path(own.spec.number).display().to_string(),
             work: work(&own.work),
+            scrub: scrub(&own.scrub, sources.now_ns),
             data_offset: own.data_offset,
             number: own.spec.number.0,
             size_max_bytes: replication::meta::size_max_bytes(own.data_offset),
@@ -409,6 +448,27 @@ fn work(own: &Work) -> types::Work {
         intent_writes: own.intent_writes,
         page_writes: own.page_writes,
         copied_blocks: own.copied_blocks,
+    }
+}
+
+fn scrub(own: &VolumeScrub, now_ns: u64) -> types::Scrub {
+    let pass = |compared_bytes: u64, found: &Scrubbed| types::ScrubPass {
+        compared_bytes,
+        differing_blocks: found.differing,
+        mended_blocks: found.mended,
+        unreadable_blocks: found.unreadable,
+        ended_seconds_ago: None,
+    };
+    let ended = |found: &Scrubbed| types::ScrubPass {
+        ended_seconds_ago: Some(now_ns.saturating_sub(found.ended.0) / 1_000_000_000),
+        ..pass(found.blocks * SCRUB_BLOCK_BYTES, found)
+    };
+    types::Scrub {
+        running: own
+            .running
+            .as_ref()
+            .map(|(bytes, found)| pass(*bytes, found)),
+        last: own.last.as_ref().map(ended),
     }
 }
 

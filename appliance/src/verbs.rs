@@ -11,7 +11,7 @@ use crate::api::client::{Client, Wait};
 use crate::api::types::{Ask, Pace, Refusal};
 use crate::cli::{
     AddressVerb, ChapArgs, Cli, ClientVerb, ConfigVerb, DiscoveryVerb, GroupVerb, HostArgs,
-    HostVerb, LunVerb, ResyncVerb, VolumeVerb,
+    HostVerb, LunVerb, ResyncVerb, ScrubVerb, VolumeVerb,
 };
 use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
 use crate::config::{Cluster, NodeConfig};
@@ -34,6 +34,9 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
         ClientVerb::Resync(verb) => ask(cli, Ask::Resync(pace(verb)?)).await,
+        ClientVerb::Scrub(ScrubVerb::Rate { rate }) => {
+            ask(cli, Ask::Edit(Edit::ScrubRate(scrub_rate(rate)?))).await
+        }
         ClientVerb::Config(ConfigVerb::Show) => {
             let show = |cluster: &Cluster| render::config(cluster).map_err(Refusal::failed);
             list(cli, show).await
@@ -141,6 +144,13 @@ fn pace(verb: &ResyncVerb) -> Result<Pace, Refusal> {
     })
 }
 
+fn scrub_rate(rate: &str) -> Result<u64, Refusal> {
+    match rate {
+        "off" => Ok(0),
+        _ => size::parse(rate).map_err(Refusal::usage),
+    }
+}
+
 async fn volume(cli: &Cli, verb: &VolumeVerb) -> Result<(), Refusal> {
     let edit = match verb {
         VolumeVerb::List => return list(cli, |cluster| Ok(render::volumes(cluster))).await,
@@ -151,6 +161,7 @@ async fn volume(cli: &Cli, verb: &VolumeVerb) -> Result<(), Refusal> {
         },
         VolumeVerb::Show { name } => return show(cli, name).await,
         VolumeVerb::Inspect { file } => return inspect(cli, file),
+        VolumeVerb::Scrub { name } => return ask(cli, Ask::Scrub(name.clone())).await,
         VolumeVerb::Grow { name, size } => Edit::GrowVolume {
             name: name.clone(),
             size_bytes: size::parse(size).map_err(Refusal::usage)?,

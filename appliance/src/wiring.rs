@@ -72,6 +72,8 @@ pub fn to_authority(event: &mirror::Event) -> Option<authority::Input> {
         | Event::VolumeReady { .. }
         | Event::VolumeGrown { .. }
         | Event::VolumeGone { .. }
+        | Event::CopiesDiffer { .. }
+        | Event::Scrubbed { .. }
         | Event::Alarm(_) => None,
     }
 }

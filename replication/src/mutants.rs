@@ -120,6 +120,10 @@ pub enum Mutant {
     SealFailed,
     /// A copy that was put back to an older state is taken for the newest (D7, H36).
     TrustOldData,
+    /// The peer of a scrub says that everything is equal (H33).
+    ScrubBlind,
+    /// A scrub reads on both sides without waiting for the writes before it (H33).
+    ScrubAnywhere,
 }
 
 /// Every mutant by name.
@@ -177,6 +181,8 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("endless-copy", Mutant::EndlessCopy),
     ("forget-index", Mutant::ForgetIndex),
     ("grow-dirty", Mutant::GrowDirty),
+    ("scrub-blind", Mutant::ScrubBlind),
+    ("scrub-anywhere", Mutant::ScrubAnywhere),
 ];
 
 /// Mutants that another rule makes up for; they change nothing that anybody can see. A session has

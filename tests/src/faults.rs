@@ -308,6 +308,7 @@ impl Options {
                 retain_bytes: 96 << 10,
                 hot_regions: 2,
                 settle_ms: 50,
+                scrub_bytes_per_s: 32 << 20,
                 ..Limits::default()
             }
         } else {

@@ -89,6 +89,8 @@ pub struct Mirror {
     pub resync: Option<Resync>,
     /// `auto`, `paused` or `at most N/s`: what was asked of a resync, running or not.
     pub resync_pace: String,
+    /// How much of both copies is compared per second by itself; 0: nothing.
+    pub scrub_bytes_per_second: u64,
     /// Writes accepted and not yet acknowledged.
     pub writes_in_flight: u64,
 }
@@ -148,6 +150,32 @@ pub struct Volume {
     pub maps: Vec<(String, u16, bool)>,
     /// What this box has done with it since it was attached.
     pub work: Work,
+    /// The comparison of its two copies, as far as this box made it.
+    pub scrub: Scrub,
+}
+
+/// The comparison of the two copies of one volume.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Scrub {
+    /// A pass that is under way.
+    pub running: Option<ScrubPass>,
+    /// The last one that came to its end since the volume was attached.
+    pub last: Option<ScrubPass>,
+}
+
+/// One pass over a volume.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ScrubPass {
+    /// Bytes compared.
+    pub compared_bytes: u64,
+    /// Blocks of 4 KiB that differ.
+    pub differing_blocks: u64,
+    /// Blocks that one box could not read and that were written again.
+    pub mended_blocks: u64,
+    /// Blocks that could not be read, nor mended.
+    pub unreadable_blocks: u64,
+    /// Since its end; none while it is under way.
+    pub ended_seconds_ago: Option<u64>,
 }
 
 /// Counters of one volume on one box.
@@ -216,6 +244,8 @@ pub enum Ask {
     },
     /// How fast the primary copies to the other box.
     Resync(Pace),
+    /// Compares both copies of the volume of this name, now.
+    Scrub(String),
 }
 
 /// What is asked of a resync.

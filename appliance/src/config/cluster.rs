@@ -26,6 +26,10 @@ pub const ADDRESSES_MAX: usize = 16;
 pub const GROUPS_MAX: usize = 64;
 /// Smallest volume: one region of the mirror. The largest is the mirror's.
 pub const VOLUME_BYTES_MIN: u64 = meta::REGION_BYTES;
+/// How fast both copies are compared while nobody says another rate.
+pub const SCRUB_BYTES_PER_S: u64 = 4 << 20;
+/// No disk is read faster.
+const SCRUB_BYTES_PER_S_MAX: u64 = 1 << 40;
 
 /// Everything both boxes agree on.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -53,6 +57,8 @@ pub struct Cluster {
     /// Who sees which volume under which number.
     #[serde(rename = "map")]
     pub maps: Vec<Map>,
+    /// How fast both copies are compared while they are in use; 0: not at all.
+    pub scrub_bytes_per_s: u64,
     /// Next number for a volume; numbers are never reused.
     pub next_volume: u32,
     /// Next portal tag; tags are never reused, because initiators remember them.
@@ -71,6 +77,7 @@ impl Default for Cluster {
             hosts: Vec::new(),
             groups: Vec::new(),
             maps: Vec::new(),
+            scrub_bytes_per_s: SCRUB_BYTES_PER_S,
             next_volume: 1,
             next_tag: 1,
         }
@@ -233,6 +240,8 @@ pub enum Edit {
     AddAddress(Cidr),
     /// Gives a service address up.
     RemoveAddress(IpAddr),
+    /// How fast both copies are compared, in bytes per second; 0: not at all.
+    ScrubRate(u64),
 }
 
 /// A host in a group.
@@ -330,6 +339,7 @@ impl Cluster {
                     ));
                 }
             }
+            Edit::ScrubRate(bytes_per_s) => self.scrub_bytes_per_s = *bytes_per_s,
         }
         Ok(())
     }
@@ -443,6 +453,12 @@ impl Cluster {
                 Viewer::Group(name) if self.groups.iter().any(|group| group.name == *name) => {}
                 Viewer::Group(name) => return Err(no_group(name)),
             }
+        }
+        if self.scrub_bytes_per_s > SCRUB_BYTES_PER_S_MAX {
+            return Err(format!(
+                "no disk is read at {}/s; say a lower rate",
+                size::shown(self.scrub_bytes_per_s)
+            ));
         }
         Masking::of(self)?;
         self.check_addresses()

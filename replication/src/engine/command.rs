@@ -36,7 +36,8 @@ pub(super) struct Arrived {
 /// A command under way.
 #[derive(Debug)]
 pub(super) struct Task {
-    pub(super) id: CommandId,
+    /// None: it is the scrub's own.
+    pub(super) id: Option<CommandId>,
     pub(super) volume: VolumeNumber,
     pub(super) start: u64,
     pub(super) end: u64,
@@ -63,6 +64,8 @@ pub(super) enum Action {
     },
     Flush,
     Confirm,
+    /// Reads for the scrub; what it gives goes to the peer as hashes.
+    Verify,
 }
 
 #[derive(Clone, Debug)]
@@ -177,17 +180,11 @@ impl Engine {
             Ok(end) => end,
             Err(error) => return self.complete(id, Err(error)),
         };
-        let ticket = self.take_ticket();
-        let lock = match action {
-            Action::Flush | Action::Confirm => None,
-            Action::Read | Action::Write { .. } if len == 0 => {
-                return self.complete(id, Ok(empty(&action)));
-            }
-            Action::Read => Some(Mode::Shared),
-            Action::Write { .. } => Some(Mode::Exclusive),
-        };
-        let task = Task {
-            id,
+        if len == 0 && matches!(action, Action::Read | Action::Write { .. }) {
+            return self.complete(id, Ok(empty(&action)));
+        }
+        self.take_in(Task {
+            id: Some(id),
             volume,
             start,
             end,
@@ -198,20 +195,51 @@ impl Engine {
             arrived: at,
             admitted: self.now,
             since: at,
+        });
+    }
+
+    /// Takes in a step of the scrub behind what it overlaps; its ticket.
+    pub(super) fn admit_own(
+        &mut self,
+        volume: VolumeNumber,
+        (start, end): (u64, u64),
+        action: Action,
+    ) -> u64 {
+        let now = self.now;
+        self.take_in(Task {
+            id: None,
+            volume,
+            start,
+            end,
+            action,
+            stage: Stage::Lock,
+            next: start,
+            cost_bytes: 0,
+            arrived: now,
+            admitted: now,
+            since: now,
+        })
+    }
+
+    fn take_in(&mut self, task: Task) -> u64 {
+        let ticket = self.take_ticket();
+        let (volume, start, end) = (task.volume, task.start, task.end);
+        let lock = match task.action {
+            Action::Flush | Action::Confirm => None,
+            Action::Read => (!mutant!(ReadPastWrite)).then_some(Mode::Shared),
+            Action::Verify => (!mutant!(ScrubAnywhere)).then_some(Mode::Shared),
+            Action::Write { .. } => Some(Mode::Exclusive),
         };
-        self.task_bytes += cost_bytes;
+        self.task_bytes += task.cost_bytes;
         self.tasks.insert(ticket, task);
-        let grant = match lock {
-            Some(Mode::Shared) if mutant!(ReadPastWrite) => Grant::Now,
-            None => Grant::Now,
-            Some(mode) => self
-                .volume_mut(volume)
-                .locks
-                .acquire(ticket, start, end, mode),
-        };
+        let grant = lock.map_or(Grant::Now, |mode| {
+            let locks = &mut self.volume_mut(volume).locks;
+            locks.acquire(ticket, start, end, mode)
+        });
         if grant == Grant::Now {
             self.make_ready(ticket);
         }
+        ticket
     }
 
     /// The end of the range, if a command may touch it.
@@ -258,7 +286,7 @@ impl Engine {
                 continue;
             };
             let open = match &task.action {
-                Action::Read | Action::Confirm => true,
+                Action::Read | Action::Confirm | Action::Verify => true,
                 Action::Write { .. } => self.can_write() && !self.holds_writes(),
                 Action::Flush => self.can_write(),
             };
@@ -270,9 +298,10 @@ impl Engine {
     }
 
     fn start(&mut self, ticket: u64) {
-        let task = self.tasks.get_mut(&ticket).expect("the caller has it");
+        let task = &self.tasks[&ticket];
         let reads = match &task.action {
-            Action::Read => true,
+            Action::Verify if !self.may_verify(ticket) => return self.drop_verify(ticket),
+            Action::Read | Action::Verify => true,
             Action::Write { expected, .. } => expected.is_some() && task.next == task.start,
             Action::Confirm => return self.answer(ticket, Completed::Ok),
             Action::Flush => return self.start_flush(ticket),
@@ -280,7 +309,7 @@ impl Engine {
         if !reads {
             return self.start_piece(ticket);
         }
-        task.stage = Stage::Reading;
+        self.tasks.get_mut(&ticket).expect("looked at above").stage = Stage::Reading;
         self.count(ticket, Span::Admit);
         let task = &self.tasks[&ticket];
         let (number, start, end) = (task.volume, task.start, task.end);
@@ -312,6 +341,9 @@ impl Engine {
     /// What the range of a read or comparison holds, read under its lock.
     pub(super) fn read_gave(&mut self, ticket: u64, data: Bytes) {
         let task = &self.tasks[&ticket];
+        if matches!(task.action, Action::Verify) {
+            return self.send_verify(ticket, &data);
+        }
         let Action::Write {
             expected: Some(expected),
             ..
@@ -371,19 +403,25 @@ impl Engine {
         }
         let task = self.tasks.remove(&ticket).expect("the caller has it");
         self.task_bytes -= task.cost_bytes;
+        self.unlock(task.volume, ticket);
+        let Some(id) = task.id else {
+            return self.on_own_done(ticket, &result);
+        };
         match &task.action {
             Action::Read => self.pacer.felt(Felt::Read, self.now, task.admitted),
             Action::Write { .. } => self.pacer.felt(Felt::Write, self.now, task.admitted),
-            Action::Flush | Action::Confirm => {}
+            Action::Flush | Action::Confirm | Action::Verify => {}
         }
-        self.unlock(task.volume, ticket);
-        self.complete(task.id, result);
+        self.complete(id, result);
     }
 
     /// A part of a command's life ends here and the next one begins.
     pub(super) fn count(&mut self, ticket: u64, span: Span) {
         let task = self.tasks.get_mut(&ticket).expect("the caller has it");
         let since = std::mem::replace(&mut task.since, self.now);
+        if task.id.is_none() {
+            return; // nobody waits for it
+        }
         if let Some(volume) = self.volumes.get_mut(&task.volume) {
             volume.counters.record(span, since, self.now);
         }
@@ -395,7 +433,7 @@ impl Engine {
         let whole = match task.action {
             Action::Read => Span::Read,
             Action::Write { .. } => Span::Write,
-            Action::Flush | Action::Confirm => return,
+            Action::Flush | Action::Confirm | Action::Verify => return,
         };
         let number = task.volume;
         self.count(ticket, Span::Ack);
@@ -421,8 +459,11 @@ impl Engine {
     /// Everything accepted is answered with `error`, nothing queued survives (law R8).
     pub(super) fn abort_commands(&mut self, error: &CommandError) {
         for (_, task) in std::mem::take(&mut self.tasks) {
-            self.complete(task.id, Err(error.clone()));
+            if let Some(id) = task.id {
+                self.complete(id, Err(error.clone()));
+            }
         }
+        self.abandon_scrub();
         for arrived in std::mem::take(&mut self.intake) {
             self.complete(arrived.id, Err(error.clone()));
         }
@@ -549,7 +590,7 @@ fn cost_bytes(command: &Command) -> u64 {
 const fn empty(action: &Action) -> Completed {
     match action {
         Action::Read => Completed::Data(Bytes::new()),
-        Action::Write { .. } | Action::Flush | Action::Confirm => Completed::Ok,
+        Action::Write { .. } | Action::Flush | Action::Confirm | Action::Verify => Completed::Ok,
     }
 }
 

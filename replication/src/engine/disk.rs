@@ -51,6 +51,12 @@ pub(super) enum Op {
         volume: VolumeNumber,
         seq: u64,
     },
+    /// The read of a range to be verified.
+    Verify {
+        session: SessionId,
+        volume: VolumeNumber,
+        seq: u64,
+    },
     /// A flush asked for by the stream.
     ApplyFlush {
         session: SessionId,
@@ -71,6 +77,7 @@ impl Op {
             | Self::Fetch { volume, .. }
             | Self::Apply { volume, .. }
             | Self::Compare { volume, .. }
+            | Self::Verify { volume, .. }
             | Self::ApplyFlush { volume, .. } => Some(*volume),
             Self::Opening { .. }
             | Self::Growing { .. }
@@ -198,6 +205,11 @@ impl Engine {
                 volume,
                 seq,
             } => self.on_block_compared(session, volume, seq, result),
+            Op::Verify {
+                session,
+                volume,
+                seq,
+            } => self.on_read_to_verify((session, volume, seq), result),
             Op::ApplyFlush {
                 session,
                 volume,

@@ -2,7 +2,8 @@
 
 use super::counters::Work;
 use super::io::Pace;
-use crate::types::{DiskInstance, Epoch, Incarnation, NodeId, VolumeNumber, VolumeSpec};
+use crate::types::{DiskInstance, Epoch, Incarnation, NodeId, Time, VolumeNumber, VolumeSpec};
+use bytes::Bytes;
 
 /// Something the caller's other parts may want to act upon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +102,24 @@ pub enum Event {
         /// The volume.
         number: VolumeNumber,
     },
+    /// The two copies of a block are not the same, twice in a row, and nobody was writing to it.
+    CopiesDiffer {
+        /// The volume.
+        volume: VolumeNumber,
+        /// Where in its data area.
+        offset_bytes: u64,
+        /// What is here.
+        here: Bytes,
+        /// What the peer has.
+        there: Bytes,
+    },
+    /// The copies of a volume were compared from its start to its end.
+    Scrubbed {
+        /// The volume.
+        volume: VolumeNumber,
+        /// What was found.
+        found: Scrubbed,
+    },
     /// Something an operator must know, in one sentence.
     Alarm(String),
 }
@@ -179,6 +198,8 @@ pub struct Status {
     pub blocks_read: u64,
     /// The copy to the peer.
     pub resync: Resync,
+    /// How fast the scrub reads by itself; 0 is not at all.
+    pub scrub_bytes_per_s: u64,
     /// Commands admitted or queued and not yet completed.
     pub commands: usize,
     /// Disk operations in flight.
@@ -281,6 +302,34 @@ pub struct VolumeStatus {
     pub hot_regions: usize,
     /// What was done with it since it was attached.
     pub work: Work,
+    /// The comparison of its copies, by this box as primary.
+    pub scrub: VolumeScrub,
+}
+
+/// The scrub of one volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeScrub {
+    /// A pass that is under way: bytes compared of it, and what it found.
+    pub running: Option<(u64, Scrubbed)>,
+    /// The last pass that came to its end.
+    pub last: Option<Scrubbed>,
+}
+
+/// What one pass over a volume found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Blocks of 4 KiB that were looked at.
+    pub blocks: u64,
+    /// Of these, that differ.
+    pub differing: u64,
+    /// Of these, that one box could not read and that were written again.
+    pub mended: u64,
+    /// Of these, that could not be read, nor mended.
+    pub unreadable: u64,
+    /// Somebody asked for this pass.
+    pub asked: bool,
+    /// When it ended.
+    pub ended: Time,
 }
 
 /// What this box may do. It moves along [`EDGES`] only; this is the main way.

@@ -3,11 +3,13 @@
 use super::command::Stage;
 use super::disk::Op;
 use super::session::What;
+use super::target::Target;
 use super::{Completed, DiskError, Engine, Io};
 use crate::meta::group::Life;
 use crate::mutants::mutant;
-use crate::types::VolumeNumber;
-use crate::wire::Kind;
+use crate::types::{SessionId, VolumeNumber};
+use crate::wire::{Kind, WireError};
+use std::collections::VecDeque;
 
 impl Engine {
     /// Everything completed before this is made stable on every member.
@@ -118,6 +120,64 @@ impl Engine {
                 self.flushing.remove(&ticket);
                 self.make_ready(ticket); // asked for before this session: ask again
             }
+        }
+    }
+}
+
+/// The secondary's side.
+impl Engine {
+    pub(super) fn queue_flush(&mut self, number: VolumeNumber, seq: u64) -> Result<(), WireError> {
+        if !self.volumes.contains_key(&number) {
+            return Err(WireError::Field("volume"));
+        }
+        let target = self.target.as_mut().expect("the caller looked");
+        target.flushes.push_back((number, seq));
+        Ok(())
+    }
+
+    /// Flushes whose earlier frames are all applied.
+    pub(super) fn advance_target_flushes(&mut self) {
+        let Some(target) = &mut self.target else {
+            return;
+        };
+        let session = target.id;
+        let unapplied = &target.unapplied;
+        let due = |(number, seq): &(VolumeNumber, u64)| {
+            let first = unapplied.get(number).and_then(|seqs| seqs.first());
+            first.is_none_or(|first| first > seq)
+        };
+        let (due, rest) = target.flushes.iter().partition(|flush| due(flush));
+        target.flushes = rest;
+        let due: VecDeque<(VolumeNumber, u64)> = due;
+        for (volume, seq) in due {
+            self.submit(
+                volume,
+                Op::ApplyFlush {
+                    session,
+                    volume,
+                    seq,
+                },
+                Io::Flush,
+            );
+            if mutant!(FlushBeforeDisk) {
+                self.answer_frame(Kind::StableAck, volume, seq);
+            }
+        }
+    }
+
+    pub(super) fn on_applied_flush(
+        &mut self,
+        session: SessionId,
+        number: VolumeNumber,
+        seq: u64,
+        error: Option<DiskError>,
+    ) {
+        if let Some(error) = error {
+            return self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
+        }
+        let open = |target: &Target| target.id == session;
+        if self.target.as_ref().is_some_and(open) && !mutant!(FlushBeforeDisk) {
+            self.answer_frame(Kind::StableAck, number, seq);
         }
     }
 }

@@ -68,6 +68,8 @@ pub struct Limits {
     pub hot_regions: usize,
     /// Unflushed writes are made stable, and their intents cleared, after that long.
     pub settle_ms: u64,
+    /// How fast the scrub reads by itself, to begin with; 0 is not at all.
+    pub scrub_bytes_per_s: u64,
     /// A disk operation that takes longer is a failed disk (law R12).
     pub disk_timeout_ms: u64,
 }
@@ -88,6 +90,7 @@ impl Default for Limits {
             retain_bytes: 64 << 20,
             hot_regions: RECOVERY_S * COMPARED_REGIONS_PER_S,
             settle_ms: 2000,
+            scrub_bytes_per_s: 4 << 20,
             disk_timeout_ms: 5000,
         }
     }
@@ -189,6 +192,17 @@ pub enum Input {
     /// How fast a copy to the peer may go, from now until the next one or until this box is not
     /// primary any more.
     Pace(Pace),
+    /// How fast the scrub reads by itself, over all volumes; 0 is not at all.
+    ScrubRate {
+        /// Bytes per second.
+        bytes_per_s: u64,
+    },
+    /// Compare the two copies of a volume, from its start, as fast as one span after the other
+    /// allows. Only a primary does.
+    Scrub {
+        /// Which.
+        volume: VolumeNumber,
+    },
     /// Who must hear that the volume lost its cache is durable elsewhere (law D5): it is not told
     /// again.
     CacheLossKept {

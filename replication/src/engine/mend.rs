@@ -104,6 +104,9 @@ struct Trouble {
 impl Engine {
     /// A read failed. With the peer in sync it has what is missing.
     pub(super) fn on_read_failed(&mut self, ticket: u64, error: DiskError) {
+        if self.splits_unreadable(ticket) {
+            return;
+        }
         let task = self.tasks.get_mut(&ticket).expect("the caller has it");
         let (from, to) = (task.start, task.end);
         let asks = match error {
@@ -472,6 +475,7 @@ impl Engine {
             }
             What::Digest { .. }
             | What::Read { .. }
+            | What::Verify { .. }
             | What::Flush { .. }
             | What::Marker { .. }
             | What::Volume => {

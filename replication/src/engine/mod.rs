@@ -27,6 +27,7 @@ mod mend;
 mod pace;
 mod replay;
 mod resync;
+mod scrub;
 mod session;
 mod status;
 mod target;
@@ -39,7 +40,7 @@ mod write;
 pub use counters::{Span, Summary, Work};
 pub use event::{
     Attached, DataLink, DataState, EDGES, Event, Full, PeerLoss, Resync, ResyncCounts, ResyncLimit,
-    ResyncPhase, Role, Status, VolumeStatus,
+    ResyncPhase, Role, Scrubbed, Status, VolumeScrub, VolumeStatus,
 };
 pub use io::{
     Authority, Command, CommandError, Completed, DiskError, Input, Io, IoDone, Lease, Limits,
@@ -142,6 +143,7 @@ pub struct Engine {
     resync_reason: &'static str,
     pacer: pace::Pacer,
     resync_counts: ResyncCounts,
+    scrub: scrub::Scrub,
 
     // the peer, as secondary
     incoming: Vec<target::Incoming>,
@@ -161,6 +163,7 @@ impl Engine {
     pub fn new(params: Params) -> Self {
         params.check();
         Self {
+            scrub: scrub::Scrub::new(params.limits.scrub_bytes_per_s),
             params,
             now: Time::default(),
             outputs: VecDeque::new(),
@@ -260,6 +263,8 @@ impl Engine {
             Input::CacheLossKept { volume } => self.on_cache_loss_kept(volume),
             Input::Lease(lease) => self.on_lease(lease),
             Input::Pace(pace) => self.pacer.ask(pace, self.now),
+            Input::ScrubRate { bytes_per_s } => self.set_scrub_rate(bytes_per_s),
+            Input::Scrub { volume } => self.ask_scrub(volume),
             Input::Command { id, command } => self.on_command(id, command),
             Input::CreateVolume { id, spec } => self.on_create_volume(id, spec),
             Input::GrowVolume {

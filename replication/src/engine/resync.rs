@@ -627,7 +627,7 @@ impl Engine {
     }
 }
 
-fn is_zero(block: &[u8]) -> bool {
+pub(super) fn is_zero(block: &[u8]) -> bool {
     let mut units = block.chunks(4096); // each without a branch for every byte
     units.all(|unit| unit.iter().fold(0, |all, byte| all | byte) == 0)
 }

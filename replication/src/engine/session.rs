@@ -103,6 +103,9 @@ pub(super) enum What {
     Read {
         ticket: u64,
     },
+    Verify {
+        ticket: u64,
+    },
     Flush {
         volume: VolumeNumber,
     },
@@ -119,7 +122,11 @@ impl What {
             Self::Write { .. } | Self::Chunk { .. } | Self::Digest { .. } | Self::Mend { .. } => {
                 true
             }
-            Self::Read { .. } | Self::Flush { .. } | Self::Marker { .. } | Self::Volume => false,
+            Self::Read { .. }
+            | Self::Verify { .. }
+            | Self::Flush { .. }
+            | Self::Marker { .. }
+            | Self::Volume => false,
         }
     }
 }
@@ -307,7 +314,11 @@ impl Engine {
             What::Chunk { bytes, .. } | What::Digest { bytes, .. } => {
                 source.resync_bytes += bytes;
             }
-            What::Read { .. } | What::Flush { .. } | What::Marker { .. } | What::Volume => {}
+            What::Read { .. }
+            | What::Verify { .. }
+            | What::Flush { .. }
+            | What::Marker { .. }
+            | What::Volume => {}
         }
         source.unacked.insert(seq, Sent { what, volume });
         let mut header = Header {
@@ -352,6 +363,7 @@ impl Engine {
             Kind::Ack => self.on_ack(header.seq, header.offset),
             Kind::StableAck => self.on_stable_ack(header.volume, header.seq),
             Kind::ReadReply => self.on_read_reply(header.seq, payload),
+            Kind::VerifyReply => self.on_verify_reply(header, payload),
             Kind::Nack => self.on_nack(header, payload),
             Kind::Hello
             | Kind::Proof
@@ -368,7 +380,8 @@ impl Engine {
             | Kind::VolumeDelete
             | Kind::VolumeGrow
             | Kind::ResyncHash
-            | Kind::Read => Err(WireError::Field("kind")),
+            | Kind::Read
+            | Kind::Verify => Err(WireError::Field("kind")),
         };
         if let Err(error) = result {
             self.break_session(&error.to_string());
@@ -406,7 +419,9 @@ impl Engine {
                 self.pacer.acked(bytes);
                 self.on_compared(volume, (block, count), seq, differs);
             }
-            What::Flush { .. } | What::Read { .. } => return Err(WireError::Field("seq")),
+            What::Flush { .. } | What::Read { .. } | What::Verify { .. } => {
+                return Err(WireError::Field("seq"));
+            }
             What::Marker { epoch } => self.event(Event::InSync { epoch }),
             What::Volume => self.on_volume_answer(Ok(())),
         }
@@ -435,7 +450,11 @@ impl Engine {
             What::Chunk { bytes, .. } | What::Digest { bytes, .. } => {
                 source.resync_bytes -= bytes;
             }
-            What::Read { .. } | What::Flush { .. } | What::Marker { .. } | What::Volume => {}
+            What::Read { .. }
+            | What::Verify { .. }
+            | What::Flush { .. }
+            | What::Marker { .. }
+            | What::Volume => {}
         }
         Some((sent.what, sent.volume))
     }
@@ -464,12 +483,7 @@ impl Engine {
             Some(Refusal::Sealed) => self.end_session(PeerLoss::Sealed),
             Some(Refusal::Disk) => self.end_session(PeerLoss::DiskFailed),
             Some(Refusal::NoRoom) => return self.on_no_room(header.seq),
-            Some(Refusal::Unreadable) => {
-                let Some((What::Read { ticket }, _)) = self.take_sent(header.seq) else {
-                    return Err(WireError::Field("seq"));
-                };
-                self.on_read_refused(ticket);
-            }
+            Some(Refusal::Unreadable) => return self.on_unreadable(header.seq),
             Some(Refusal::Volume) if self.is_streaming() => {
                 let source = self.source.as_mut().expect("the caller looked");
                 if source.unacked.remove(&header.seq).is_some() {
@@ -484,6 +498,16 @@ impl Engine {
                 self.dial_at = Some(self.now.plus_ms(self.params.peer_loss_ms * 10));
             }
             None => self.break_session("an unknown refusal"),
+        }
+        Ok(())
+    }
+
+    /// The peer cannot read what was asked for.
+    fn on_unreadable(&mut self, seq: u64) -> Result<(), WireError> {
+        match self.take_sent(seq) {
+            Some((What::Read { ticket }, _)) => self.on_read_refused(ticket),
+            Some((What::Verify { ticket }, _)) => self.on_verify_refused(ticket),
+            Some(_) | None => return Err(WireError::Field("seq")),
         }
         Ok(())
     }
@@ -515,6 +539,7 @@ impl Engine {
         }
         self.owe_unstable();
         self.drop_peer_legs();
+        self.abandon_span();
         self.pacer.end();
         self.on_volume_session_lost();
         let announced = source.is_streaming();

@@ -5,7 +5,7 @@ use super::counters::Work;
 use super::frozen::Reign;
 use super::volume::{blocks, regions};
 use super::write::Leg;
-use super::{DataLink, Engine, Role, Status, VolumeStatus};
+use super::{DataLink, Engine, Role, Status, VolumeScrub, VolumeStatus};
 use crate::meta::DIRTY_BLOCK_BYTES;
 use crate::meta::group::Life;
 use crate::mutants::mutant;
@@ -47,6 +47,7 @@ impl Engine {
             progress,
             look,
             self.kept_at(),
+            self.scrub_at(),
             self.pace_due().filter(|_| quiet),
         ];
         timers.into_iter().flatten().chain(settle).min()
@@ -66,6 +67,7 @@ impl Engine {
                 dirty_bytes: volume.map_or(0, |volume| volume.dirty.count() * DIRTY_BLOCK_BYTES),
                 hot_regions: volume.map_or(0, |volume| volume.intents.hot.len()),
                 work: volume.map_or_else(Work::default, |volume| volume.counters.told()),
+                scrub: volume.map_or_else(VolumeScrub::default, |volume| volume.scrub.told()),
             }
         });
         Status {
@@ -82,6 +84,7 @@ impl Engine {
             replayed_writes: self.kepts.replayed,
             blocks_read: self.kepts.blocks_read,
             resync: self.resync_status(),
+            scrub_bytes_per_s: self.scrub.bytes_per_s(),
             commands: self.tasks.len() + self.intake.len() + self.jobs.len(),
             disk_operations: self.ops.len(),
             highest: self

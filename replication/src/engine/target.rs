@@ -57,8 +57,8 @@ pub(super) struct Target {
     /// Frames that wait for their lock.
     pub(super) waiting: BTreeMap<u64, (Header, Bytes)>,
     pub(super) locks: BTreeMap<VolumeNumber, Locks>,
-    unapplied: BTreeMap<VolumeNumber, BTreeSet<u64>>,
-    flushes: VecDeque<(VolumeNumber, u64)>,
+    pub(super) unapplied: BTreeMap<VolumeNumber, BTreeSet<u64>>,
+    pub(super) flushes: VecDeque<(VolumeNumber, u64)>,
     /// Hashes whose blocks are being read.
     pub(super) comparing: BTreeMap<u64, Bytes>,
     /// A frame was refused for want of room: it is neither applied, nor may it be sent again, as
@@ -328,7 +328,7 @@ impl Engine {
         });
     }
 
-    fn answer_with(&mut self, body: Bytes, fields: impl FnOnce(Header) -> Header) {
+    pub(super) fn answer_with(&mut self, body: Bytes, fields: impl FnOnce(Header) -> Header) {
         let Some(target) = &mut self.target else {
             return;
         };
@@ -501,6 +501,7 @@ impl Engine {
                 | Kind::ResyncZero
                 | Kind::ResyncHash => self.queue_write(header, payload)?,
                 Kind::Read => self.queue_read(header)?,
+                Kind::Verify => self.queue_verify(header, payload)?,
                 Kind::Hello
                 | Kind::Welcome
                 | Kind::Proof
@@ -514,6 +515,7 @@ impl Engine {
                 | Kind::StableAck
                 | Kind::Nack
                 | Kind::ReadReply
+                | Kind::VerifyReply
                 | Kind::Ping => return Err(WireError::Field("kind")),
             }
             if let Some(target) = &mut self.target {
@@ -573,6 +575,9 @@ impl Engine {
         }
         if header.kind == Kind::Read {
             return self.fetch(&header);
+        }
+        if header.kind == Kind::Verify {
+            return self.read_to_verify(&header, data);
         }
         let session = target.id;
         let number = header.volume;
@@ -667,61 +672,6 @@ impl Engine {
         }
         for seq in granted {
             self.apply(seq);
-        }
-    }
-
-    fn queue_flush(&mut self, number: VolumeNumber, seq: u64) -> Result<(), WireError> {
-        if !self.volumes.contains_key(&number) {
-            return Err(WireError::Field("volume"));
-        }
-        let target = self.target.as_mut().expect("the caller looked");
-        target.flushes.push_back((number, seq));
-        Ok(())
-    }
-
-    /// Flushes whose earlier frames are all applied.
-    fn advance_target_flushes(&mut self) {
-        let Some(target) = &mut self.target else {
-            return;
-        };
-        let session = target.id;
-        let unapplied = &target.unapplied;
-        let due = |(number, seq): &(VolumeNumber, u64)| {
-            let first = unapplied.get(number).and_then(|seqs| seqs.first());
-            first.is_none_or(|first| first > seq)
-        };
-        let (due, rest) = target.flushes.iter().partition(|flush| due(flush));
-        target.flushes = rest;
-        let due: VecDeque<(VolumeNumber, u64)> = due;
-        for (volume, seq) in due {
-            self.submit(
-                volume,
-                Op::ApplyFlush {
-                    session,
-                    volume,
-                    seq,
-                },
-                Io::Flush,
-            );
-            if mutant!(FlushBeforeDisk) {
-                self.answer_frame(Kind::StableAck, volume, seq);
-            }
-        }
-    }
-
-    pub(super) fn on_applied_flush(
-        &mut self,
-        session: SessionId,
-        number: VolumeNumber,
-        seq: u64,
-        error: Option<DiskError>,
-    ) {
-        if let Some(error) = error {
-            return self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
-        }
-        let open = |target: &Target| target.id == session;
-        if self.target.as_ref().is_some_and(open) && !mutant!(FlushBeforeDisk) {
-            self.answer_frame(Kind::StableAck, number, seq);
         }
     }
 

@@ -287,6 +287,7 @@ impl Engine {
             self.advance_mending();
             self.advance_kept();
             self.advance_resync();
+            self.advance_scrub();
             self.mark_due();
             let due = self.volumes.due();
             for number in due.iter().copied() {

@@ -10,6 +10,7 @@
 use super::counters::Counters;
 use super::digest::Coarse;
 use super::inflight::Locks;
+use super::scrub::Walk;
 use crate::meta::dirty::DirtyMap;
 use crate::meta::intent::Table;
 use crate::meta::{self, DIRTY_BLOCK_BYTES, Layout, REGION_BYTES};
@@ -51,6 +52,7 @@ pub(super) struct Volume {
     /// Regions were hot when it was attached (law D5).
     pub(super) was_hot: bool,
     pub(super) counters: Counters,
+    pub(super) scrub: Walk,
     /// It was formatted to be made equal to the primary's, and is not in the table yet.
     pub(super) joined: bool,
 }
@@ -163,6 +165,7 @@ impl Volume {
             closing: false,
             was_hot: false,
             counters: Counters::default(),
+            scrub: Walk::default(),
             joined: false,
         }
     }

@@ -16,6 +16,7 @@ pub mod data;
 pub mod digest;
 pub mod hello;
 pub mod mask;
+pub mod verify;
 pub mod volumes;
 
 use crate::types::{Epoch, VolumeNumber};
@@ -107,6 +108,9 @@ pub enum Kind {
     ResyncHash = 25,
     /// What `offset` and `length` name, as it is after every earlier frame: [`Kind::ReadReply`].
     Read = 30,
+    /// Hashes of a range as it is after every earlier frame, to be compared with the receiver's:
+    /// [`verify::Verify`], answered by [`Kind::VerifyReply`].
+    Verify = 31,
     /// The frame `seq` is on the device, the marker durable, the volume made, larger or deleted.
     Ack = 32,
     /// Every frame up to `seq` of `volume` is stable.
@@ -115,13 +119,16 @@ pub enum Kind {
     Nack = 34,
     /// What was asked for by the frame `seq`.
     ReadReply = 40,
+    /// Which pieces of the frame `seq` differ: a bit in `offset` for each. If the range was one
+    /// piece of the smallest size, the body is what is there.
+    VerifyReply = 41,
     /// Sent when nothing else was for a while.
     Ping = 48,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Hello,
         Self::Welcome,
         Self::Proof,
@@ -142,10 +149,12 @@ impl Kind {
         Self::VolumeGrow,
         Self::ResyncHash,
         Self::Read,
+        Self::Verify,
         Self::Ack,
         Self::StableAck,
         Self::Nack,
         Self::ReadReply,
+        Self::VerifyReply,
         Self::Ping,
     ];
 

@@ -278,6 +278,8 @@ impl World {
             | Event::VolumeReady { .. }
             | Event::VolumeGrown { .. }
             | Event::VolumeGone { .. }
+            | Event::CopiesDiffer { .. }
+            | Event::Scrubbed { .. }
             | Event::Alarm(_) => {}
         }
     }

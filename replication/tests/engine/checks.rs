@@ -66,6 +66,25 @@ impl World {
         );
     }
 
+    /// H33: a scrub finds no difference that nobody made.
+    pub(crate) fn check_scrub(&self, event: &Event) {
+        let Event::CopiesDiffer {
+            volume,
+            offset_bytes,
+            here,
+            there,
+        } = event
+        else {
+            return;
+        };
+        assert!(
+            self.rotten,
+            "C1: a scrub says that byte {offset_bytes} of volume {volume} differs: {:x?} {:x?}",
+            value_of(here),
+            value_of(there)
+        );
+    }
+
     /// What differs between the copies is in a durable mask of one of them (C1), once they have
     /// been equal.
     pub(crate) fn check_coverage(&self) {

@@ -30,7 +30,7 @@ fn read(page: u64, pages: usize) -> Command {
 }
 
 impl World {
-    fn ruin(&mut self, who: usize, page: u64) {
+    pub(crate) fn ruin(&mut self, who: usize, page: u64) {
         let unreadable = &mut self.boxes[who].troubles.unreadable;
         unreadable.insert((V, DATA_PAGE + page));
     }
@@ -305,6 +305,7 @@ impl World {
 
 fn history(seed: u64) -> World {
     let mut world = World::paired(seed);
+    world.scrub_at(2 << 20);
     world.at(0, What::Client);
     for _ in 0..4 + world.rng.below(10) {
         let ms = match world.rng.below(4) {

@@ -12,6 +12,8 @@ pub(crate) const VOLUME: u32 = 1;
 pub(crate) const SIZE: u64 = 5 << 20;
 const BLOCK_BYTES: u64 = 64 << 10;
 const LARGEST: u64 = 12 << 20;
+/// A pass of the small volumes in a short history.
+const SCRUB_BYTES_PER_S: u64 = 16 << 20;
 
 impl World {
     /// One founding box, serving, with a volume.
@@ -261,6 +263,7 @@ impl World {
 /// Runs one history; what happened in it.
 pub(crate) fn history(seed: u64) -> World {
     let mut world = World::founded(seed, seed.is_multiple_of(3));
+    world.scrub_at(SCRUB_BYTES_PER_S);
     world.start(1, true);
     world.at(0, What::Client);
     world.deadly = true;

@@ -208,6 +208,14 @@ const KILLS: &[(&str, &str)] = &[
         "grow-dirty",
         "growing::d6_a_volume_grows_on_both_and_what_is_new_reads_zero_on_both",
     ),
+    (
+        "scrub-blind",
+        "scrub::h33_a_block_that_differs_is_named_once_a_pass_with_both_images",
+    ),
+    (
+        "scrub-anywhere",
+        "scrub::h33_a_write_that_is_on_one_disk_only_is_no_difference",
+    ),
 ];
 
 /// Mutants that are tried at once.

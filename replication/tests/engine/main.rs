@@ -22,5 +22,6 @@ mod random;
 mod rejoin;
 mod replay;
 mod scenarios;
+mod scrub;
 mod seeds;
 mod world;

@@ -139,6 +139,8 @@ pub(crate) struct World {
     /// Somebody between the boxes hands all frames on, from one channel to another.
     pub(crate) between: bool,
     pub(crate) trace: bool,
+    /// Somebody changes what the disks hold: copies may differ.
+    pub(crate) rotten: bool,
     /// The engines have no mutant: their invariants hold.
     sound: bool,
     /// Bytes that were mended by the engines that are gone.
@@ -177,6 +179,7 @@ impl World {
             },
             hot_regions: 2,
             settle_ms: 40,
+            scrub_bytes_per_s: 0,
             ..Limits::default()
         };
         Self {
@@ -206,6 +209,7 @@ impl World {
             replayed: 0,
             between: false,
             trace: std::env::var("TRACE").is_ok(),
+            rotten: false,
             sound,
             mended_bytes: 0,
         }
@@ -495,6 +499,7 @@ impl World {
             }
             Output::Event(event) => {
                 self.check_sealed(who, &event);
+                self.check_scrub(&event);
                 let it = &mut self.boxes[who];
                 it.cache_lost |= matches!(event, Event::CacheLost { .. });
                 if let Event::Data(state) = &event

@@ -456,6 +456,20 @@ impl World {
                     | PeerLoss::DiskFailed => {}
                 }
             }
+            News::CopiesDiffer {
+                volume,
+                offset_bytes,
+                ..
+            } => self.judge(Err(format!(
+                "C1: {host} scrubs and finds another byte {offset_bytes} of volume {volume} at \
+                 its peer"
+            ))),
+            News::Scrubbed { found, .. } => {
+                self.counts.add("scrubbed a volume");
+                if found.mended > 0 {
+                    self.counts.add("mended by a scrub");
+                }
+            }
             News::Alarm(text) => self.counts.add(&format!("alarm {}", outline(text))),
             News::Data(_)
             | News::Drained { .. }

@@ -180,6 +180,18 @@ fn map(to: Viewer, lun: u16) -> Map {
 }
 
 #[test]
+fn the_scrub_has_a_rate_that_may_be_none() {
+    let cluster = with_one_volume();
+    assert_eq!(cluster.scrub_bytes_per_s, 4 << 20);
+    let off = cluster.with(&Edit::ScrubRate(0), 3).expect("a good edit");
+    assert_eq!(off.scrub_bytes_per_s, 0);
+    let text = toml::to_string(&off).expect("serializes");
+    assert_eq!(toml::from_str::<Cluster>(&text).expect("its own text"), off);
+    let wrong = cluster.with(&Edit::ScrubRate(u64::MAX), 3);
+    assert!(wrong.is_err_and(|why| why.contains("say a lower rate")));
+}
+
+#[test]
 fn a_host_sees_what_its_group_sees_for_as_long_as_it_is_in_it() {
     let with = |cluster: &Cluster, edit| cluster.with(&edit, 3).expect("a good edit");
     let cluster = with(&with_a_group(), Edit::Join(member("b")));
