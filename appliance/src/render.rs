@@ -227,7 +227,7 @@ fn scrubbed(volume: &Volume) -> String {
     let ago = pass.ended_seconds_ago.unwrap_or(0);
     match pass.differing_blocks {
         0 => format!(", scrubbed {ago} s ago"),
-        blocks => format!(", scrubbed {ago} s ago: {blocks} blocks of 4 KiB DIFFER"),
+        blocks => format!(", scrubbed {ago} s ago: blocks of 4 KiB that DIFFER: {blocks}"),
     }
 }
 
@@ -248,7 +248,7 @@ pub fn scrub(size_bytes: u64, pass: &ScrubPass) -> String {
     };
     let found = match pass.differing_blocks {
         0 => "nothing differs".to_owned(),
-        blocks => format!("{blocks} blocks of 4 KiB DIFFER"),
+        blocks => format!("blocks of 4 KiB that DIFFER: {blocks}"),
     };
     let counted = |blocks: u64, what: &str| match blocks {
         0 => String::new(),
@@ -411,7 +411,7 @@ mod tests {
         });
         let running = "25 %, 1 MiB of 4 MiB compared; nothing differs, 2 mended";
         assert!(shown.contains(running), "{shown}");
-        let last = "4 MiB, not mapped, scrubbed 7 s ago: 3 blocks of 4 KiB DIFFER";
+        let last = "4 MiB, not mapped, scrubbed 7 s ago: blocks of 4 KiB that DIFFER: 3";
         assert!(shown.contains(last), "{shown}");
     }
 
