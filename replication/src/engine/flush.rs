@@ -72,7 +72,7 @@ impl Engine {
                     }
                 });
             }
-            self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
+            self.fail_disk(&format!("a flush of volume {number}"), error);
         }
     }
 

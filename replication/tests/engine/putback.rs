@@ -23,7 +23,7 @@ impl World {
     fn why_not(&self, who: usize) -> String {
         match self.engine(who).status().data.attached {
             Attached::No(why) => why,
-            other => panic!("{other:?}"),
+            other @ (Attached::Yes | Attached::Failed(_)) => panic!("{other:?}"),
         }
     }
 }
