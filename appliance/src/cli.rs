@@ -1,7 +1,7 @@
 //! The command line: what can be typed. What it does is in `verbs`.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -18,23 +18,31 @@ pub struct Cli {
     /// Socket of the daemon to talk to; default: the one `node.toml` names.
     #[arg(long, global = true, value_name = "SOCKET")]
     pub api: Option<PathBuf>,
-    /// This box's configuration.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        default_value = "/etc/twinsan/node.toml"
-    )]
-    pub config: PathBuf,
+    /// Configuration; default: /etc/twinsan/node.toml, of a witness /etc/twinsan/witness.toml.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
 
+impl Cli {
+    /// The file that says who this member is.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        let usual = if matches!(self.verb, Verb::Witness(_)) {
+            "/etc/twinsan/witness.toml"
+        } else {
+            "/etc/twinsan/node.toml"
+        };
+        self.config.as_deref().unwrap_or_else(|| Path::new(usual))
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Shows a survived kill on loopback: two nodes, a witness and an initiator, no root.
+    /// Shows a survived kill on loopback: two boxes, a witness and an initiator, no root.
     Demo(DemoArgs),
     /// Makes this the first box of a new pair.
     Init,
@@ -86,9 +94,12 @@ pub enum ClientVerb {
     /// Moves the primary role to the other box, without loss.
     Switchover {
         /// The box that shall be primary; default: the one that is not.
-        #[arg(long, value_name = "NODE")]
+        #[arg(long, value_name = "BOX")]
         to: Option<String>,
     },
+    /// Voters: the boxes and the witness.
+    #[command(subcommand)]
+    Voter(VoterVerb),
     /// How fast the primary copies to a box that comes back.
     ///
     /// It is a setting of the primary's running program: it ends with a fail-over, a switchover or
@@ -109,7 +120,7 @@ pub struct DemoArgs {
     /// Keep it running for your own initiator until Ctrl-C.
     #[arg(long)]
     pub serve: bool,
-    /// With --serve: do not restart a node that was killed.
+    /// With --serve: do not restart a box that was killed.
     #[arg(long, requires = "serve")]
     pub no_restart: bool,
     /// Where its files go; default: a new folder for temporary files.
@@ -426,6 +437,21 @@ pub enum AddressVerb {
     },
 }
 
+/// Voters.
+#[derive(Debug, Subcommand)]
+pub enum VoterVerb {
+    /// Takes a voter that is gone or was reinstalled off the list; only the primary does it.
+    ///
+    /// When that member runs again, the primary admits it with the identity that it has then.
+    Remove {
+        /// Name of the box, or `witness`.
+        node: String,
+        /// Until it is admitted again, both voters that are left are needed for every decision.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
 /// How fast the primary copies to a box that comes back.
 #[derive(Debug, Subcommand)]
 pub enum ResyncVerb {
@@ -472,6 +498,22 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_witness_has_a_file_of_its_own() {
+        let config = |words: &str| {
+            let cli = Cli::parse_from(words.split(' '));
+            cli.config().to_owned()
+        };
+        let (usual, of_witness) = ("/etc/twinsan/node.toml", "/etc/twinsan/witness.toml");
+        assert_eq!(config("twinsan status"), Path::new(usual));
+        assert_eq!(config("twinsan witness"), Path::new(of_witness));
+        assert_eq!(
+            config("twinsan witness join 10.0.0.1 X"),
+            Path::new(of_witness)
+        );
+        assert_eq!(config("twinsan witness --config x"), Path::new("x"));
     }
 
     #[test]

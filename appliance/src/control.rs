@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ha::node::{Authority, OperatorCommand};
+use ha::node::{Authority, OperatorCommand, Refused};
 use ha::shell::{Link, NodeDriver, Store};
 use ha::{Input, Node, Output, Params};
 use replication::shell::LeaseCell;
@@ -18,13 +18,21 @@ use crate::api::types::Refusal;
 use crate::config::NodeConfig;
 use crate::data::Order;
 use crate::events::EventLog;
-use crate::identity::{self, Identity, WITNESS};
+use crate::identity::{self, Identity, WITNESS, WITNESS_NAME};
 use crate::membership::Pair;
 use crate::runtime::{self, Ran, Ready};
 use crate::wiring;
 
-/// A switchover, with the way back.
-pub(crate) type OperatorAsked = (Option<String>, oneshot::Sender<Result<String, Refusal>>);
+/// What an operator asks the authority for, with boxes by name.
+pub(crate) enum Wish {
+    /// The primary role moves; to the peer if no box is named.
+    Switchover { to: Option<String> },
+    /// A box or the witness is no voter any more.
+    RemoveVoter { node: String },
+}
+
+/// A wish, with the way back.
+pub(crate) type OperatorAsked = (Wish, oneshot::Sender<Result<String, Refusal>>);
 
 /// What the thread is made of.
 pub(crate) struct Setup {
@@ -237,7 +245,8 @@ async fn forward(mut from: mpsc::UnboundedReceiver<Input>, to: mpsc::UnboundedSe
     }
 }
 
-type Answer = oneshot::Sender<Result<String, Refusal>>;
+/// What was asked for, and the way back.
+type Waiting = (OperatorCommand, oneshot::Sender<Result<String, Refusal>>);
 
 /// Gives operators' questions numbers; the answer's way back goes first.
 async fn ask(
@@ -245,29 +254,44 @@ async fn ask(
     config: NodeConfig,
     identity: Identity,
     inputs: mpsc::UnboundedSender<Input>,
-    asked: mpsc::UnboundedSender<(u64, Answer)>,
+    asked: mpsc::UnboundedSender<(u64, Waiting)>,
 ) {
     let mut used = 0;
-    while let Some((to, answer)) = operator.recv().await {
-        let to = match to.as_deref() {
-            None => None,
-            Some(name) if name == config.node => Some(ha::NodeId(identity.me)),
-            Some(name) if name == config.peer => Some(ha::NodeId(identity.peer)),
-            Some(name) => {
-                drop(answer.send(Err(Refusal::usage(format!(
-                    "there is no box {name}; the boxes are {} and {}",
-                    config.node, config.peer
-                )))));
+    while let Some((wish, answer)) = operator.recv().await {
+        let command = match command(&wish, &config, identity) {
+            Ok(command) => command,
+            Err(refusal) => {
+                drop(answer.send(Err(refusal)));
                 continue;
             }
         };
         used += 1;
-        let command = OperatorCommand::Switchover { to };
-        if asked.send((used, answer)).is_err()
+        if asked.send((used, (command, answer))).is_err()
             || inputs.send(Input::Operator { id: used, command }).is_err()
         {
             return;
         }
+    }
+}
+
+/// A wish with numbers for names.
+fn command(wish: &Wish, config: &NodeConfig, own: Identity) -> Result<OperatorCommand, Refusal> {
+    let (me, peer) = (&config.node, &config.peer);
+    let a_box = |name: &String| {
+        let known = [(me, own.me), (peer, own.peer)];
+        let found = known.into_iter().find(|known| known.0 == name);
+        found.map(|(_, node)| ha::NodeId(node))
+    };
+    let unknown = |what: String| Refusal::usage(format!("{what} {me} and {peer}"));
+    match wish {
+        Wish::Switchover { to: None } => Ok(OperatorCommand::Switchover { to: None }),
+        Wish::Switchover { to: Some(name) } => a_box(name)
+            .map(|to| OperatorCommand::Switchover { to: Some(to) })
+            .ok_or_else(|| unknown(format!("there is no box {name}; the boxes are"))),
+        Wish::RemoveVoter { node } => a_box(node)
+            .or_else(|| (node == WITNESS_NAME).then_some(ha::NodeId(WITNESS)))
+            .map(|node| OperatorCommand::RemoveVoter { node })
+            .ok_or_else(|| unknown(format!("{node} is no voter; the voters are witness,"))),
     }
 }
 
@@ -278,7 +302,7 @@ struct Acting {
     events: Arc<EventLog>,
     config: NodeConfig,
     identity: Identity,
-    waiting: BTreeMap<u64, Answer>,
+    waiting: BTreeMap<u64, Waiting>,
 }
 
 impl Acting {
@@ -314,14 +338,29 @@ impl Acting {
         let _ = self.orders.send(order);
     }
 
-    fn answer(&mut self, id: u64, result: Result<(), String>) {
-        let Some(waiting) = self.waiting.remove(&id) else {
+    fn answer(&mut self, id: u64, result: Result<(), Refused>) {
+        let Some((command, answer)) = self.waiting.remove(&id) else {
             return;
         };
-        let result = result
-            .map(|()| format!("done: {} is primary now", self.config.peer))
-            .map_err(|why| Refusal::safety(self.identity.named(&self.config, &why)));
-        drop(waiting.send(result));
+        let (done, stays) = match command {
+            OperatorCommand::Switchover { .. } => (
+                format!("done: {} is primary now", self.config.peer),
+                "the role did not move",
+            ),
+            OperatorCommand::RemoveVoter { node } => (
+                format!("done: {node} is no voter any more; when it runs it is admitted again"),
+                "no voter was removed",
+            ),
+        };
+        let named = |text: &str| self.identity.named(&self.config, text);
+        let result = result.map(|()| named(&done)).map_err(|refused| {
+            let why = format!("{stays}: {}", named(&refused.to_string()));
+            match refused {
+                Refused::Unfit(_) => Refusal::failed(why),
+                Refused::Unsafe(_) => Refusal::safety(why),
+            }
+        });
+        drop(answer.send(result));
     }
 
     fn tell(&self, event: &ha::Event) {
@@ -329,5 +368,63 @@ impl Acting {
             self.order(Order::Announce);
         }
         self.events.add(self.identity.told(&self.config, event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn asked(wish: &Wish) -> Result<OperatorCommand, Refusal> {
+        let file = r#"
+node = "alpha"
+peer = "beta"
+state = "state"
+api = "api.sock"
+pool = { path = "pool" }
+witness = { address = "10.0.0.3" }
+link = [{ name = "l", address = "10.0.0.1", peer = "10.0.0.2", role = "replication" }]
+"#;
+        let config = NodeConfig::of_text(Path::new("node.toml"), file).expect("a good file");
+        let own = Identity {
+            me: 1,
+            peer: 2,
+            incarnation: 0,
+            boot: 0,
+        };
+        command(wish, &config, own)
+    }
+
+    #[test]
+    fn members_are_asked_for_by_name() {
+        let remove = |name: &str| {
+            asked(&Wish::RemoveVoter {
+                node: name.to_owned(),
+            })
+        };
+        for (name, node) in [("alpha", 1), ("beta", 2), ("witness", WITNESS)] {
+            let node = ha::NodeId(node);
+            assert_eq!(remove(name), Ok(OperatorCommand::RemoveVoter { node }));
+        }
+        let refused = remove("gamma").expect_err("nobody has that name");
+        assert_eq!(refused.exit_code(), 2);
+        assert!(
+            refused.message.contains("witness, alpha and beta"),
+            "{refused}"
+        );
+        let move_to = |to: Option<&str>| {
+            asked(&Wish::Switchover {
+                to: to.map(str::to_owned),
+            })
+        };
+        let to = Some(ha::NodeId(2));
+        assert_eq!(
+            move_to(Some("beta")),
+            Ok(OperatorCommand::Switchover { to })
+        );
+        assert_eq!(move_to(None), Ok(OperatorCommand::Switchover { to: None }));
+        assert!(move_to(Some("witness")).is_err(), "it has no data");
     }
 }

@@ -17,7 +17,7 @@ use crate::api::server::{self, Asked, Daemon};
 use crate::api::types::{Ask, Refusal, Status};
 use crate::cli::LabArgs;
 use crate::config::{Cluster, NodeConfig};
-use crate::control::{self, OperatorAsked};
+use crate::control::{self, OperatorAsked, Wish};
 use crate::data::{self, Care, CareAsked, EditAsked, Order};
 use crate::events::EventLog;
 use crate::identity::Identity;
@@ -155,7 +155,14 @@ async fn route(
     while let Some((ask, answer)) = asks.recv().await {
         let gone = match ask {
             Ask::Edit(edit) => edits.send((edit, answer)).await.is_err(),
-            Ask::Switchover { to } => operator.send((to, answer)).await.is_err(),
+            Ask::Switchover { to } => {
+                let wish = Wish::Switchover { to };
+                operator.send((wish, answer)).await.is_err()
+            }
+            Ask::RemoveVoter { node } => {
+                let wish = Wish::RemoveVoter { node };
+                operator.send((wish, answer)).await.is_err()
+            }
             Ask::Resync(pace) => cares.send((Care::Pace(pace), answer)).await.is_err(),
             Ask::Scrub(volume) => cares.send((Care::Scrub(volume), answer)).await.is_err(),
         };

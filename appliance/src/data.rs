@@ -418,13 +418,13 @@ impl Running {
                 engine::Pace::Auto,
                 "the resync is as fast as initiators do not feel it".to_owned(),
             ),
-            Pace::AtMost { bytes_per_second } => (
+            Pace::AtMost { bytes_per_s } => (
                 engine::Pace::AtMost {
-                    bytes_per_s: bytes_per_second.max(1),
+                    bytes_per_s: bytes_per_s.max(1),
                 },
                 format!(
                     "the resync copies at most {}/s until a fail-over or a restart",
-                    size::shown(bytes_per_second)
+                    size::shown(bytes_per_s)
                 ),
             ),
         };

@@ -4,6 +4,8 @@ use crate::config::NodeConfig;
 
 /// Node id of the witness in every pair.
 pub(crate) const WITNESS: u8 = 3;
+/// Name of the witness in every pair.
+pub(crate) const WITNESS_NAME: &str = "witness";
 
 /// Numbers of one process of one box (law R0).
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +43,7 @@ impl Identity {
         } else if node == self.peer {
             config.peer.clone()
         } else {
-            "witness".to_owned()
+            WITNESS_NAME.to_owned()
         }
     }
 

@@ -21,8 +21,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(refusal) => {
             if cli.json {
-                let line = serde_json::json!({"schema": 1, "error": refusal});
-                verbs::say(&line.to_string());
+                verbs::say(&verbs::json_of(&refusal));
             }
             eprintln!("twinsan: {refusal}");
             ExitCode::from(refusal.exit_code())
@@ -34,26 +33,27 @@ fn run(cli: &Cli) -> Result<(), Refusal> {
     match &cli.verb {
         Verb::Demo(args) => event_loop()?.block_on(demo::run(args, cli.json)),
         Verb::Init => {
-            event_loop()?.block_on(init::run(&cli.config))?;
-            verbs::say(
+            event_loop()?.block_on(init::run(cli.config()))?;
+            verbs::done(
+                cli.json,
                 "done: this is the first box of a new pair; now start `twinsan run` here, and run \
                  `twinsan pair create` once for the other box and once for the witness",
             );
             Ok(())
         }
-        Verb::Run(args) => daemon::run(&cli.config, lab(args.lab())),
+        Verb::Run(args) => daemon::run(cli.config(), lab(args.lab())),
         Verb::Pair(verb) => pair(cli, verb),
         Verb::Witness(args) => match &args.verb {
             None => {
                 end_with_parent(args.end_with_parent);
-                witness::run(&cli.config)
+                witness::run(cli.config())
             }
             Some(WitnessVerb::Join(args)) => {
-                let joining = pairing::witness_join(&cli.config, args, cli.json);
+                let joining = pairing::witness_join(cli.config(), args, cli.json);
                 event_loop()?.block_on(joining)
             }
             Some(WitnessVerb::Leave { group }) => {
-                pairing::witness_leave(&cli.config, *group, cli.json)
+                pairing::witness_leave(cli.config(), *group, cli.json)
             }
         },
         Verb::Client(verb) => event_loop()?.block_on(verbs::run(cli, verb)),
@@ -62,11 +62,11 @@ fn run(cli: &Cli) -> Result<(), Refusal> {
 
 fn pair(cli: &Cli, verb: &PairVerb) -> Result<(), Refusal> {
     match verb {
-        PairVerb::Create => event_loop()?.block_on(pairing::create(&cli.config, cli.json)),
+        PairVerb::Create => event_loop()?.block_on(pairing::create(cli.config(), cli.json)),
         PairVerb::Join { args, yes } => {
-            event_loop()?.block_on(pairing::join(&cli.config, args, *yes, cli.json))
+            event_loop()?.block_on(pairing::join(cli.config(), args, *yes, cli.json))
         }
-        PairVerb::Leave { yes } => pairing::leave(&cli.config, *yes, cli.json),
+        PairVerb::Leave { yes } => pairing::leave(cli.config(), *yes, cli.json),
     }
 }
 

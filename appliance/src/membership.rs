@@ -284,8 +284,14 @@ pub(crate) fn certificate() -> Result<(Vec<u8>, Vec<u8>), String> {
 }
 
 fn damaged(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let group = name.strip_prefix(WITNESS_PREFIX);
+    let leave = match group.and_then(|name| name.strip_suffix(WITNESS_SUFFIX)) {
+        Some(group) => format!("witness leave {group}"),
+        None => "pair leave".to_owned(),
+    };
     format!(
-        "{} is damaged; leave the pair with `twinsan pair leave` and join it again",
+        "{} is damaged; leave the pair with `twinsan {leave}` and join it again",
         path.display()
     )
 }
@@ -301,7 +307,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
     if mode & 0o077 != 0 {
         return Err(format!(
             "{shown} holds keys and can be read by others (mode {:o}); run chmod 600 {shown}; if \
-             somebody may have seen it, leave the pair and join it again",
+             somebody may have seen it, make a new pair: the key stays as long as the pair does",
             mode & 0o777
         ));
     }
@@ -435,6 +441,8 @@ mod tests {
         wanted.sort_by_key(|pair| pair.group);
         assert!(Pair::all_of_witness(&folder.0) == Ok(wanted));
         let gone = pairs[0].group;
+        let name = format!("{WITNESS_PREFIX}{gone}{WITNESS_SUFFIX}");
+        assert!(damaged(&folder.0.join(name)).contains(&format!("witness leave {gone}`")));
         assert_eq!(Pair::forget_for_witness(&folder.0, gone), Ok(true));
         assert_eq!(Pair::forget_for_witness(&folder.0, gone), Ok(false));
         assert!(Pair::all_of_witness(&folder.0) == Ok(vec![pairs[1]]));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use replication::inspect::{Finding, Report};
 
-use crate::api::types::{Event, Resync, ScrubPass, Status, Volume};
+use crate::api::types::{Event, LunMap, Resync, ScrubPass, Status, Volume};
 use crate::config::Cluster;
 use crate::size;
 
@@ -49,7 +49,11 @@ pub fn volume(status: &Status, volume: &Volume) -> String {
     line(&mut text, "size", &shown(volume.size_bytes));
     line(&mut text, "can grow to", &shown(volume.size_max_bytes));
     line(&mut text, "file", &volume.file);
-    line(&mut text, "data begins at", &shown(volume.data_offset));
+    line(
+        &mut text,
+        "data begins at",
+        &shown(volume.data_offset_bytes),
+    );
     let attached = if volume.attached { "yes" } else { "no" };
     line(&mut text, "attached here", attached);
     line(&mut text, "dirty", &shown(volume.dirty_bytes));
@@ -60,7 +64,12 @@ pub fn volume(status: &Status, volume: &Volume) -> String {
     if let Some(pass) = &volume.scrub.last {
         line(&mut text, "last scrub", &scrub(volume.size_bytes, pass));
     }
-    for (viewer, lun, read_only) in &volume.maps {
+    for LunMap {
+        viewer,
+        lun,
+        read_only,
+    } in &volume.maps
+    {
         let how = if *read_only { ", read only" } else { "" };
         line(
             &mut text,
@@ -136,6 +145,14 @@ fn connections(text: &mut String, status: &Status) {
         "mirror",
         &format!("{}, {session}", status.mirror.state),
     );
+    if status.mirror.mended_bytes > 0 {
+        let mended = size::shown(status.mirror.mended_bytes);
+        let told = format!(
+            "{mended} could not be read here and came from {}: look at this box's disk (smartctl)",
+            status.peer
+        );
+        line(text, "mended", &told);
+    }
     match &status.mirror.resync {
         Some(progress) => line(text, "resync", &resync(progress)),
         None if matches!(status.mirror.resync_pace.as_str(), "" | "auto") => {}
@@ -163,7 +180,7 @@ fn service(text: &mut String, status: &Status) {
         let maps: Vec<String> = volume
             .maps
             .iter()
-            .map(|(host, lun, _)| format!("LUN {lun} of {host}"))
+            .map(|map| format!("LUN {} of {}", map.lun, map.viewer))
             .collect();
         let size = size::shown(volume.size_bytes);
         let scrub = scrubbed(volume);
@@ -205,7 +222,7 @@ fn heard(heard_ms: Option<u64>) -> String {
 /// Percent, bytes, rate, time left, and what it is limited by.
 #[must_use]
 pub fn resync(progress: &Resync) -> String {
-    let left = progress.seconds_left.map_or_else(
+    let left = progress.left_s.map_or_else(
         || "time left unknown".to_owned(),
         |seconds| format!("{seconds} s left"),
     );
@@ -214,7 +231,7 @@ pub fn resync(progress: &Resync) -> String {
         progress.percent,
         size::shown(progress.left_bytes),
         size::shown(progress.total_bytes),
-        size::shown(progress.bytes_per_second),
+        size::shown(progress.bytes_per_s),
         progress.limit
     )
 }
@@ -224,7 +241,7 @@ fn scrubbed(volume: &Volume) -> String {
     let Some(pass) = &volume.scrub.last else {
         return String::new();
     };
-    let ago = pass.ended_seconds_ago.unwrap_or(0);
+    let ago = pass.ended_ago_s.unwrap_or(0);
     match pass.differing_blocks {
         0 => format!(", scrubbed {ago} s ago"),
         blocks => format!(", scrubbed {ago} s ago: blocks of 4 KiB that DIFFER: {blocks}"),
@@ -234,7 +251,7 @@ fn scrubbed(volume: &Volume) -> String {
 /// How far a pass of the scrub is, or when it ended, and what it found.
 #[must_use]
 pub fn scrub(size_bytes: u64, pass: &ScrubPass) -> String {
-    let progress = match pass.ended_seconds_ago {
+    let progress = match pass.ended_ago_s {
         Some(seconds) => format!(
             "{} compared, {seconds} s ago",
             size::shown(pass.compared_bytes)
@@ -261,18 +278,38 @@ pub fn scrub(size_bytes: u64, pass: &ScrubPass) -> String {
     )
 }
 
-/// One event with its time of day (UTC).
+/// One event with its date and time of day (UTC).
 #[must_use]
 pub fn event(event: &Event) -> String {
     let seconds = event.unix_ms / 1000;
+    let (year, month, day) = date(seconds / 86_400);
     format!(
-        "{:02}:{:02}:{:02}.{:03}  {}",
+        "{year}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:03}Z  {}",
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60,
         event.unix_ms % 1000,
         event.text
     )
+}
+
+/// Year, month and day of a day since 1970. Years begin in March here, so that the day which only
+/// some of them have is the last one.
+const fn date(days: u64) -> (u64, u64, u64) {
+    const FROM_MARCH_OF_0: u64 = 719_468;
+    const OF_400_YEARS: u64 = 146_097;
+    let days = days + FROM_MARCH_OF_0;
+    let (era, day) = (days / OF_400_YEARS, days % OF_400_YEARS);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (era * 400 + year + next, month, day)
 }
 
 /// Volumes, a line each.
@@ -402,7 +439,7 @@ mod tests {
         volume.scrub.last = Some(ScrubPass {
             compared_bytes: 4 << 20,
             differing_blocks: 3,
-            ended_seconds_ago: Some(7),
+            ended_ago_s: Some(7),
             ..ScrubPass::default()
         });
         let shown = status(&Status {
@@ -413,6 +450,29 @@ mod tests {
         assert!(shown.contains(running), "{shown}");
         let last = "4 MiB, not mapped, scrubbed 7 s ago: blocks of 4 KiB that DIFFER: 3";
         assert!(shown.contains(last), "{shown}");
+    }
+
+    #[test]
+    fn an_event_has_its_date() {
+        let at = |seconds: u64| {
+            event(&Event {
+                sequence: 1,
+                unix_ms: seconds * 1000 + 789,
+                text: "x".to_owned(),
+            })
+        };
+        assert_eq!(at(0), "1970-01-01 00:00:00.789Z  x");
+        assert_eq!(at(951_782_400), "2000-02-29 00:00:00.789Z  x");
+        assert_eq!(at(1_735_689_599), "2024-12-31 23:59:59.789Z  x");
+        assert_eq!(at(4_107_542_400), "2100-03-01 00:00:00.789Z  x");
+    }
+
+    #[test]
+    fn what_was_mended_is_said() {
+        let mut shown = Status::default();
+        assert!(!status(&shown).contains("mended"));
+        shown.mirror.mended_bytes = 8192;
+        assert!(status(&shown).contains("8 KiB could not be read here"));
     }
 
     fn with_secrets() -> Cluster {

@@ -99,7 +99,7 @@ impl Progress {
         let total_bytes = running.total_bytes.max(dirty_bytes).max(1);
         let done = total_bytes - dirty_bytes;
         let elapsed_ms = (now_ns.saturating_sub(running.started_ns) / 1_000_000).max(1);
-        let bytes_per_second = match mirror.resync.bytes_per_s {
+        let bytes_per_s = match mirror.resync.bytes_per_s {
             0 if elapsed_ms < 2000 => done.saturating_mul(1000) / elapsed_ms,
             measured => measured,
         };
@@ -109,10 +109,8 @@ impl Progress {
             total_bytes: running.total_bytes,
             left_bytes: dirty_bytes,
             percent: f64::from(u32::try_from(per_mille).unwrap_or(1000)) / 10.0,
-            bytes_per_second: if paused { 0 } else { bytes_per_second },
-            seconds_left: dirty_bytes
-                .checked_div(bytes_per_second)
-                .filter(|_| !paused),
+            bytes_per_s: if paused { 0 } else { bytes_per_s },
+            left_s: dirty_bytes.checked_div(bytes_per_s).filter(|_| !paused),
             limit: limit(mirror.resync.limit).to_owned(),
         })
     }
@@ -197,10 +195,11 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
             dirty_bytes: mirror.dirty_bytes,
             kept_bytes: mirror.kept_bytes,
             replayed_writes: mirror.replayed_writes,
+            mended_bytes: mirror.mended_bytes,
             blocks_read: mirror.blocks_read,
             resync: sources.progress.shown(mirror, sources.now_ns),
             resync_pace: pace(mirror.resync.pace),
-            scrub_bytes_per_second: mirror.scrub_bytes_per_s,
+            scrub_bytes_per_s: mirror.scrub_bytes_per_s,
             writes_in_flight: u64::try_from(mirror.commands).unwrap_or(u64::MAX),
         },
         addresses: addresses(sources),
@@ -415,7 +414,11 @@ fn volumes(sources: &Sources<'_>) -> Vec<types::Volume> {
         let maps = sources.cluster.maps.iter().filter(|map| map.volume == name);
         types::Volume {
             maps: maps
-                .map(|map| (map.to.name().to_owned(), map.lun, map.read_only))
+                .map(|map| types::LunMap {
+                    viewer: map.to.name().to_owned(),
+                    lun: map.lun,
+                    read_only: map.read_only,
+                })
                 .collect(),
             name,
             uuid: uuid.to_string(),
@@ -423,9 +426,9 @@ fn volumes(sources: &Sources<'_>) -> Vec<types::Volume> {
             file: sources.pool.path(own.spec.number).display().to_string(),
             work: work(&own.work),
             scrub: scrub(&own.scrub, sources.now_ns),
-            data_offset: own.data_offset,
+            data_offset_bytes: own.data_offset_bytes,
             number: own.spec.number.0,
-            size_max_bytes: replication::meta::size_max_bytes(own.data_offset),
+            size_max_bytes: replication::meta::size_max_bytes(own.data_offset_bytes),
             attached: own.attached,
             dirty_bytes: own.dirty_bytes,
             hot_regions: own.hot_regions as u64,
@@ -457,10 +460,10 @@ fn scrub(own: &VolumeScrub, now_ns: u64) -> types::Scrub {
         differing_blocks: found.differing,
         mended_blocks: found.mended,
         unreadable_blocks: found.unreadable,
-        ended_seconds_ago: None,
+        ended_ago_s: None,
     };
     let ended = |found: &Scrubbed| types::ScrubPass {
-        ended_seconds_ago: Some(now_ns.saturating_sub(found.ended.0) / 1_000_000_000),
+        ended_ago_s: Some(now_ns.saturating_sub(found.ended.0) / 1_000_000_000),
         ..pass(found.blocks * SCRUB_BLOCK_BYTES, found)
     };
     types::Scrub {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::api::client::{Client, Wait};
-use crate::api::types::{Ask, Pace, Refusal};
+use crate::api::types::{Ask, Pace, Refusal, SCHEMA};
 use crate::cli::{
     AddressVerb, ChapArgs, Cli, ClientVerb, ConfigVerb, DiscoveryVerb, GroupVerb, HostArgs,
-    HostVerb, LunVerb, ResyncVerb, ScrubVerb, VolumeVerb,
+    HostVerb, LunVerb, ResyncVerb, ScrubVerb, VolumeVerb, VoterVerb,
 };
 use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
 use crate::config::{Cluster, NodeConfig};
@@ -33,6 +33,13 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         ClientVerb::Lun(verb) => lun(cli, verb).await,
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
+        ClientVerb::Voter(VoterVerb::Remove { node, yes: true }) => {
+            ask(cli, Ask::RemoveVoter { node: node.clone() }).await
+        }
+        ClientVerb::Voter(VoterVerb::Remove { node, yes: false }) => Err(Refusal::safety(format!(
+            "{node} stays a voter: without it no box can go on alone before {node} is admitted \
+                 again; if it is gone or was reinstalled, say --yes"
+        ))),
         ClientVerb::Resync(verb) => ask(cli, Ask::Resync(pace(verb)?)).await,
         ClientVerb::Scrub(ScrubVerb::Rate { rate }) => {
             ask(cli, Ask::Edit(Edit::ScrubRate(scrub_rate(rate)?))).await
@@ -49,7 +56,7 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
 fn client(cli: &Cli) -> Result<Client, Refusal> {
     match &cli.api {
         Some(socket) => Ok(Client::new(socket)),
-        None => NodeConfig::load(&cli.config)
+        None => NodeConfig::load(cli.config())
             .map(|config| Client::new(&config.api))
             .map_err(|error| Refusal::failed(error.to_string())),
     }
@@ -62,7 +69,8 @@ async fn status(cli: &Cli, watch: Option<u64>) -> Result<(), Refusal> {
         let text = match (&status, cli.json) {
             (Ok(status), true) => json(status)?,
             (Ok(status), false) => render::status(status),
-            (Err(refusal), _) if watch.is_some() => refusal.to_string(),
+            (Err(refusal), true) if watch.is_some() => json_of(refusal),
+            (Err(refusal), false) if watch.is_some() => refusal.to_string(),
             (Err(_), _) => return status.map(|_| ()),
         };
         let Some(seconds) = watch else {
@@ -118,13 +126,23 @@ async fn list(
 }
 
 async fn ask(cli: &Cli, ask: Ask) -> Result<(), Refusal> {
-    let done = client(cli)?.ask(&ask).await?;
-    if cli.json {
-        say(&serde_json::json!({"schema": 1, "done": done}).to_string());
-    } else {
-        say(&done);
-    }
+    done(cli.json, &client(cli)?.ask(&ask).await?);
     Ok(())
+}
+
+/// What was done, in words or as a document.
+pub fn done(as_json: bool, text: &str) {
+    say(&if as_json {
+        serde_json::json!({"schema": SCHEMA, "done": text}).to_string()
+    } else {
+        text.to_owned()
+    });
+}
+
+/// A refusal as a document.
+#[must_use]
+pub fn json_of(refusal: &Refusal) -> String {
+    serde_json::json!({"schema": SCHEMA, "error": refusal}).to_string()
 }
 
 fn pace(verb: &ResyncVerb) -> Result<Pace, Refusal> {
@@ -133,13 +151,13 @@ fn pace(verb: &ResyncVerb) -> Result<Pace, Refusal> {
         ResyncVerb::Resume => Pace::Resume,
         ResyncVerb::Rate { rate } if rate == "auto" => Pace::Auto,
         ResyncVerb::Rate { rate } => {
-            let bytes_per_second = size::parse(rate).map_err(Refusal::usage)?;
-            if bytes_per_second == 0 {
+            let bytes_per_s = size::parse(rate).map_err(Refusal::usage)?;
+            if bytes_per_s == 0 {
                 let why = "nothing was changed: a rate of 0 would copy nothing; `twinsan resync \
                            pause` does that";
                 return Err(Refusal::usage(why));
             }
-            Pace::AtMost { bytes_per_second }
+            Pace::AtMost { bytes_per_s }
         }
     })
 }
@@ -219,7 +237,8 @@ fn inspect(cli: &Cli, file: &Path) -> Result<(), Refusal> {
             })
         });
         let found: Vec<_> = found.collect();
-        serde_json::json!({"schema": 1, "verdict": report.verdict, "findings": found}).to_string()
+        serde_json::json!({"schema": SCHEMA, "verdict": report.verdict, "findings": found})
+            .to_string()
     } else {
         render::inspection(&report)
     });
@@ -330,24 +349,30 @@ fn secret(file: &Path) -> Result<String, Refusal> {
 
 fn config_check(cli: &Cli) -> Result<(), Refusal> {
     let config =
-        NodeConfig::load(&cli.config).map_err(|error| Refusal::usage(error.to_string()))?;
+        NodeConfig::load(cli.config()).map_err(|error| Refusal::usage(error.to_string()))?;
     let mut warnings = crate::preflight::check(&config).map_err(Refusal::failed)?;
     if let Err(unpaired) = Member::must(&config.state) {
         warnings.push(unpaired);
     }
     if cli.json {
-        say(&serde_json::json!({"schema": 1, "ok": true, "warnings": warnings}).to_string());
+        say(&serde_json::json!({"schema": SCHEMA, "ok": true, "warnings": warnings}).to_string());
         return Ok(());
     }
     for warning in &warnings {
         say(&format!("warning: {warning}"));
     }
-    say(&format!("{}: good", cli.config.display()));
+    say(&format!("{}: good", cli.config().display()));
     Ok(())
 }
 
+/// A value as a document; one that has no version of its own gets it.
 fn json(value: &impl serde::Serialize) -> Result<String, Refusal> {
-    serde_json::to_string(value).map_err(|error| Refusal::failed(error.to_string()))
+    let mut document =
+        serde_json::to_value(value).map_err(|error| Refusal::failed(error.to_string()))?;
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("schema".to_owned(), SCHEMA.into());
+    }
+    Ok(document.to_string())
 }
 
 /// One line, or more, on standard output; a closed pipe ends the program quietly.
@@ -369,8 +394,8 @@ mod tests {
             pace(&ResyncVerb::Rate { rate })
         };
         assert_eq!(rate("auto"), Ok(Pace::Auto));
-        let bytes_per_second = 50 << 20;
-        assert_eq!(rate("50MiB"), Ok(Pace::AtMost { bytes_per_second }));
+        let bytes_per_s = 50 << 20;
+        assert_eq!(rate("50MiB"), Ok(Pace::AtMost { bytes_per_s }));
         assert!(rate("0").is_err_and(|refusal| refusal.exit_code() == 2));
         assert!(rate("fast").is_err_and(|refusal| refusal.exit_code() == 2));
     }

@@ -39,8 +39,8 @@ mod peer;
 mod plan;
 
 pub use node::{
-    Authority, EDGES, Event, Input, Lease, LinkStatus, Node, OperatorCommand, Output, Params, Role,
-    Status,
+    Authority, EDGES, Event, Input, Lease, LinkStatus, Node, OperatorCommand, Output, Params,
+    Refused, Role, Status,
 };
 pub use record::{ConfigError, GroupRecord, Record, blank, genesis};
 pub use resource::Resource;

@@ -63,7 +63,7 @@ pub enum Mutant {
     ReplyBeforePersist,
     /// The peer of a handover serves before it knows its config chosen (R7, H23).
     ServeUnknown,
-    /// Recordings of an older process count as live.
+    /// Recordings of an older process count as live (R0).
     NoReplayWindow,
     /// A primary that lost its disk stays in S (R1).
     DetachKeepsBoth,

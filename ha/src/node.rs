@@ -22,8 +22,8 @@ mod status;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use api::{
-    Authority, EDGES, Event, Input, Lease, LinkStatus, OperatorCommand, Output, Params, Role,
-    Status,
+    Authority, EDGES, Event, Input, Lease, LinkStatus, OperatorCommand, Output, Params, Refused,
+    Role, Status,
 };
 use office::Term;
 use propose::Proposal;

@@ -224,6 +224,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::tests::{config, hex};
 
     fn sample() -> Record {
         let ids = (VoterInstance(7), DiskInstance(8));
@@ -247,6 +248,40 @@ mod tests {
             bytes.resize(4096, 0);
             assert_eq!(Record::decode(&bytes), Ok(record));
         }
+    }
+
+    #[test]
+    fn a_record_keeps_its_bytes() {
+        let ballot = |counter, node, instance| Ballot {
+            counter,
+            node: NodeId(node),
+            instance: VoterInstance(instance),
+        };
+        let record = Record {
+            instance: VoterInstance(0x21),
+            record_seq: 7,
+            group: Some(GroupRecord {
+                group: GroupId(1),
+                promised: ballot(9, 2, 0x22),
+                accepted: (ballot(0x0102_0304_0506_0708, 1, 0x21), config()),
+                counter: 40,
+                largest_lease_ms: 700,
+                seal: Epoch(3),
+            }),
+            seen: vec![(VoterInstance(0x23), 12)],
+            copy: Some((DiskInstance(0x31), 13)),
+        };
+        let bytes = "\
+            54575243020000003201000021000000000000000000000000000000070000000000000001010000\
+            00000000000000000000000000090000000000000002220000000000000000000000000000000807\
+            06050403020101210000000000000000000000000000000100000000000000000000000000000002\
+            00000000000000010111000000000000000000000000000000020102020121000000000000000000\
+            000000000000010323000000000000000000000000000000010000c800000005000000bc020000e8\
+            03000014000000f40100000101310000000000000000000000000000000102050000000000000006\
+            00000000000000012800000000000000bc0200000300000000000000012300000000000000000000\
+            00000000000c0000000000000001310000000000000000000000000000000d00000000000000dbec\
+            6972";
+        assert_eq!(hex(&record.encode()), bytes);
     }
 
     #[test]

@@ -551,3 +551,6 @@ fn heartbeat(from: &mut Reader<'_>) -> Result<Heartbeat, Malformed> {
         seen: from.list(|from| Ok((VoterInstance(from.u128()?), from.u64()?)))?,
     })
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

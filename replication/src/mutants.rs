@@ -38,7 +38,7 @@ pub enum Mutant {
     SkipIntent,
     /// A flush is answered when the local disk has flushed (R4).
     FlushLocalOnly,
-    /// The peer's intents are not joined to the dirty map (I3).
+    /// The peer's intents are not joined to the dirty map (D2).
     IgnorePeerMask,
     /// The secondary applies overlapping frames in any order (R4).
     IgnoreOrder,

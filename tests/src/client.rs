@@ -464,7 +464,7 @@ impl World {
         let content = crate::oracle::Media::snapshot(&Disks(machines), host, number);
         match content {
             Some(content) => data.volume_ready(number, sectors, content, now),
-            None => self.judge(Err(format!("D2: {host} made volume {number} and lacks it"))),
+            None => self.judge(Err(format!("K2: {host} made volume {number} and lacks it"))),
         }
     }
 

@@ -2,12 +2,15 @@
 //!
 //! | Id | What is checked here | Where |
 //! |---|---|---|
-//! | D1 | flushed and FUA writes survive everything | L1 without a licence to forget |
-//! | D2 | an acknowledged write is on each member's device, stable if so promised | [`Data`] |
-//! | D3 | only a box that lost power may forget, when it promotes, and it says so | [`Data`] |
+//! | K1 | flushed and FUA writes survive everything | L1 without a licence to forget |
+//! | K2 | an acknowledged write is on each member's device, stable if so promised | [`Data`] |
+//! | K3 | only a box that lost power may forget, when it promotes, and it says so | [`Data`] |
 //! | L1 L2 | each sector is a linearizable register; nothing read is un-read | [`register`] |
 //! | O2 | a command takes effect under the primary that accepted it, or never | [`Data`] |
 //! | P1 to P4 | epochs, leases, promotion, seals | [`authority`] |
+//! | C1 | in sync, the boxes differ only where writes are under way | `world::history` |
+//! | V1 | in the end the boxes are equal, and copies go on until then | `world::history` |
+//! | V2 | whoever can be served is served in time | `world::history` |
 //!
 //! A breach is returned as a sentence that starts with the id; the world panics with it.
 
@@ -305,7 +308,7 @@ impl Data {
     }
 
     /// A box that lost power promotes and says that its cache may have been lost: from now on
-    /// its content is the truth, if it is not older than what flushes cover (D3). Says how many
+    /// its content is the truth, if it is not older than what flushes cover (K3). Says how many
     /// sectors lost an acknowledged write.
     pub fn cache_lost(
         &mut self,
@@ -321,7 +324,7 @@ impl Data {
         let used: Vec<u64> = history.registers.keys().copied().collect();
         let Some(content) = media.snapshot(host, volume) else {
             return Err(format!(
-                "D3: {host} serves volume {volume} without having it"
+                "K3: {host} serves volume {volume} without having it"
             ));
         };
         let mut lost = 0;
@@ -423,7 +426,7 @@ impl Data {
         let last = range.first + range.sectors;
         for block in range.first / SECTORS_PER_BLOCK..last.div_ceil(SECTORS_PER_BLOCK) {
             let Some(bytes) = media.block(member, volume, block, depth) else {
-                return Err(format!("D2: {member} has no volume {volume}"));
+                return Err(format!("K2: {member} has no volume {volume}"));
             };
             debug_assert_eq!(bytes.len(), BLOCK_LEN);
             let from = block * SECTORS_PER_BLOCK;
@@ -432,7 +435,7 @@ impl Data {
                 if inside && !self.may_follow(volume, sector, value, start(sector)) {
                     let place = place(volume, sector);
                     return Err(format!(
-                        "D2: {place}: acknowledged, but {member} holds {value} ({depth:?})"
+                        "K2: {place}: acknowledged, but {member} holds {value} ({depth:?})"
                     ));
                 }
             }
@@ -476,7 +479,7 @@ impl Data {
         }
         let place = place(volume, sector);
         Err(format!(
-            "D3: {place}: {value} is older than what was flushed"
+            "K3: {place}: {value} is older than what was flushed"
         ))
     }
 }

@@ -341,6 +341,11 @@ const IMPURE_WORDS: &[&str] = &[
     "UnixDatagram",
     "UnixListener",
     "UnixStream",
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "thread",
+    "spawn",
 ];
 const IMPURE_PATHS: &[&str] = &["std::fs", "std::{fs", ".await"];
 const DEFINING_WORDS: &[&str] = &[

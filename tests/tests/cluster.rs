@@ -1,6 +1,8 @@
 //! The fault table on plain files, and what a pair must be like while nothing is wrong.
 //!
-//! Needs root, `ip` and `nft`. Identifiers such as X70 are rows of the administrators' checklist.
+//! Needs root, `ip` and `nft`. The ids in front of names of tests (`x77`, `z08`, `o03`) number what
+//! administrators of hypervisors (Xen, VM orchestrators, others) expect of shared storage; the
+//! comment above a test says what that is.
 
 #[macro_use]
 mod rows;

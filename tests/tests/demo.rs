@@ -233,6 +233,109 @@ fn kill_of_the_primary(stage: &Stage, served: &mut Served, url: &str) {
     qemu_io(stage, url, "read -P 0xa5 1M 1M");
 }
 
+/// What each verb prints with `--json` is JSON with its version, also when it is refused.
+#[test]
+fn every_verb_speaks_json() {
+    let _turn = turn();
+    let stage = Stage::new();
+    let served = stage.serve(&["--no-restart"]);
+    let node = &served.ready["nodes"]["san1"];
+    let text = |key: &str| node[key].as_str().expect("the ready line has it");
+    let (api, file) = (text("api"), text("file"));
+    let verbs = [
+        "status",
+        "events",
+        "volume create v2 16MiB",
+        "volume list",
+        "volume show v2",
+        "volume show nothing",
+        "volume grow v2 32MiB",
+        "host add h --iqn iqn.2026-11.org.example:h",
+        "host list",
+        "group create g",
+        "group add g h",
+        "group list",
+        "lun map g 3 v2 --group",
+        "lun list",
+        "lun unmap g 3 --group",
+        "group remove g h",
+        "group delete g",
+        "host remove h",
+        "volume delete v2",
+        "volume delete v2 --confirm v2",
+        "address list",
+        "address remove 127.0.0.99",
+        "discovery like-login",
+        "resync rate auto",
+        "resync pause",
+        "resync resume",
+        "config show",
+        "config check --config /nowhere",
+        "init --config /nowhere",
+        "pair leave --config /nowhere --yes",
+        "witness leave 00000000-0000-4000-8000-000000000000 --config /nowhere",
+        "voter remove witness",
+        "voter remove san3 --yes",
+        "switchover",
+    ];
+    let inspect = format!("volume inspect {file}");
+    for verb in verbs.into_iter().chain([inspect.as_str()]) {
+        let words = ["--json", "--api", api].into_iter().chain(verb.split(' '));
+        let told = said(&mut stage.twinsan(&words.collect::<Vec<_>>()));
+        assert!(!told.out.is_empty(), "{verb}: {}", told.err);
+        for line in told.out.lines() {
+            let document: Value = serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("{verb}: {error}: {line}"));
+            assert_eq!(document["schema"], 1, "{verb}: {line}");
+            assert_eq!(
+                document["error"].is_null(),
+                told.code == Some(0),
+                "{verb}: {line}"
+            );
+        }
+    }
+    let (_watch, lines) = stage.start(&["--json", "--api", "/nowhere", "status", "--watch"]);
+    let line = lines.recv_timeout(EVENT_LIMIT).expect("it says why");
+    let document: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(document["schema"], 1, "{line}");
+    assert!(document["error"]["message"].is_string(), "{line}");
+}
+
+/// A voter that does not answer is taken off the list, by name; one that is needed is not.
+#[test]
+fn a_voter_that_is_gone_is_removed() {
+    let _turn = turn();
+    let stage = Stage::new();
+    let served = stage.serve(&["--no-restart"]);
+    let api = served.ready["nodes"]["san1"]["api"].as_str();
+    let api = api.expect("the ready line names the sockets");
+    let remove = |node: &str, more: &[&str]| {
+        let words = ["--api", api, "voter", "remove", node].into_iter();
+        said(&mut stage.twinsan(&words.chain(more.iter().copied()).collect::<Vec<_>>()))
+    };
+    for (node, more, code, word) in [
+        ("witness", &[][..], 3, "--yes"),
+        ("san2", &["--yes"], 3, "san2 holds the data"),
+        ("witness", &["--yes"], 1, "witness answers and votes"),
+        ("san3", &["--yes"], 2, "san1 and san2"),
+    ] {
+        let told = remove(node, more);
+        assert_eq!(told.code, Some(code), "{node}: {}", told.err);
+        assert!(told.err.contains(word), "{node}: {}", told.err);
+    }
+    let witness = served.ready["witness"]["pid"].as_i64().expect("a process");
+    let witness = i32::try_from(witness).expect("process ids are small");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(witness), Signal::SIGKILL).expect("it runs");
+    let mut last = String::new();
+    let gone = clock::until(EVENT_LIMIT, || {
+        let told = remove("witness", &["--yes"]);
+        last = told.out + &told.err;
+        (told.code == Some(0)).then_some(())
+    });
+    assert!(gone.is_some(), "{last}");
+    assert!(last.contains("witness is no voter any more"), "{last}");
+}
+
 /// The first line of `--serve --json`, which other programs rely on.
 fn ready_line_is_as_documented(ready: &Value) {
     let keys = |value: &Value| -> BTreeSet<String> {
@@ -267,7 +370,7 @@ fn ready_line_is_as_documented(ready: &Value) {
             "address",
             "api",
             "file",
-            "data_offset",
+            "data_offset_bytes",
             "data_bytes",
         ]);
         assert_eq!(keys(node), wanted, "{node}");
@@ -275,7 +378,10 @@ fn ready_line_is_as_documented(ready: &Value) {
             (&node["role"], &node["address"]),
             (&role.into(), &address.into())
         );
-        let (offset, bytes) = (node["data_offset"].as_u64(), node["data_bytes"].as_u64());
+        let (offset, bytes) = (
+            node["data_offset_bytes"].as_u64(),
+            node["data_bytes"].as_u64(),
+        );
         assert_eq!(bytes, Some(268_435_456));
         let file = Path::new(node["file"].as_str().expect("a path"));
         let size = std::fs::metadata(file).expect("the file is there").len();

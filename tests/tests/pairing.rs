@@ -237,6 +237,30 @@ fn joining_says_what_it_overwrites_and_what_does_not_fit() {
     assert!(!trio.folder("san2").join("pool/00000000.vol").exists());
 }
 
+/// A witness says which group it is in, when it joins and when somebody is wrong about it.
+#[test]
+fn a_witness_names_its_group() {
+    let stage = Stage::new();
+    let trio = Trio::new(&stage);
+    let made: serde_json::Value =
+        serde_json::from_str(&trio.must("san1", &["--json", "init"])).expect("JSON");
+    assert_eq!(made["schema"], 1, "{made}");
+    let file = fs::read_to_string(trio.folder("san1").join("state/pair.json"));
+    let file: serde_json::Value = serde_json::from_str(&file.expect("init made it")).expect("JSON");
+    let group = file["group"].as_str().expect("a group");
+    let mut offer = trio.offer();
+    let joined = trio.must("witness", &["witness", "join", "127.0.0.11", &offer.code]);
+    assert_eq!(offer.end(STATE_WAIT), Some(0));
+    assert!(joined.contains(group), "{joined}");
+    let other = "00000000-0000-4000-8000-000000000000";
+    let wrong = trio.cli("witness", &["witness", "leave", other]);
+    assert_eq!(wrong.code, Some(USAGE), "{}", wrong.err);
+    assert!(wrong.err.contains(group), "{}", wrong.err);
+    trio.must("witness", &["witness", "leave", group]);
+    let again = trio.cli("witness", &["witness", "leave", group]);
+    assert!(again.err.contains("no pair"), "{}", again.err);
+}
+
 /// Words that are typed before their time, by mistake, or for nothing.
 #[test]
 fn what_makes_no_pair_says_what_to_do_and_changes_nothing() {

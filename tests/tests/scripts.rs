@@ -1,4 +1,5 @@
-//! Every scenario in `scripts/` does what it says; `REWRITE=1` writes down what happens now.
+//! Every scenario in `scripts/` does what it says; `TWINSAN_REWRITE_SCRIPTS=1` writes down what
+//! happens now.
 
 use std::path::Path;
 
@@ -22,7 +23,7 @@ fn scenarios_do_what_they_say() {
         match tests::script::run(&text) {
             Err(why) => failures.push(format!("{name}: {why}")),
             Ok(happened) if happened == text => {}
-            Ok(happened) if std::env::var_os("REWRITE").is_some() => {
+            Ok(happened) if std::env::var_os("TWINSAN_REWRITE_SCRIPTS").is_some() => {
                 std::fs::write(&path, happened).expect("writable");
             }
             Ok(happened) => failures.push(format!("{name} happened like this:\n{happened}")),

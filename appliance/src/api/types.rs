@@ -83,6 +83,9 @@ pub struct Mirror {
     pub kept_bytes: u64,
     /// Writes sent again after short interruptions, since the program started.
     pub replayed_writes: u64,
+    /// Bytes that could not be read here, came from the peer and were written again, since the
+    /// program started.
+    pub mended_bytes: u64,
     /// Blocks read to be copied to the peer, since the program started.
     pub blocks_read: u64,
     /// A running resync.
@@ -90,7 +93,7 @@ pub struct Mirror {
     /// `auto`, `paused` or `at most N/s`: what was asked of a resync, running or not.
     pub resync_pace: String,
     /// How much of both copies is compared per second by itself; 0: nothing.
-    pub scrub_bytes_per_second: u64,
+    pub scrub_bytes_per_s: u64,
     /// Writes accepted and not yet acknowledged.
     pub writes_in_flight: u64,
 }
@@ -105,9 +108,9 @@ pub struct Resync {
     /// Done, of 100.
     pub percent: f64,
     /// Of the last second; the average since its start before there is one.
-    pub bytes_per_second: u64,
+    pub bytes_per_s: u64,
     /// At that rate; none: it does not move.
-    pub seconds_left: Option<u64>,
+    pub left_s: Option<u64>,
     /// What keeps it from being faster.
     pub limit: String,
 }
@@ -135,7 +138,7 @@ pub struct Volume {
     /// Backing file on this box.
     pub file: String,
     /// Where its data area starts in the file.
-    pub data_offset: u64,
+    pub data_offset_bytes: u64,
     /// Number in the group.
     pub number: u32,
     /// What it can grow to: its metadata has room for that.
@@ -146,8 +149,8 @@ pub struct Volume {
     pub dirty_bytes: u64,
     /// Regions that a crash would make dirty.
     pub hot_regions: u64,
-    /// LUN maps: host, number, read-only.
-    pub maps: Vec<(String, u16, bool)>,
+    /// Who sees it.
+    pub maps: Vec<LunMap>,
     /// What this box has done with it since it was attached.
     pub work: Work,
     /// The comparison of its two copies, as far as this box made it.
@@ -175,7 +178,18 @@ pub struct ScrubPass {
     /// Blocks that could not be read, nor mended.
     pub unreadable_blocks: u64,
     /// Since its end; none while it is under way.
-    pub ended_seconds_ago: Option<u64>,
+    pub ended_ago_s: Option<u64>,
+}
+
+/// One LUN map of a volume.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct LunMap {
+    /// The host or the host group.
+    pub viewer: String,
+    /// The number it sees.
+    pub lun: u16,
+    /// Writes are refused.
+    pub read_only: bool,
 }
 
 /// Counters of one volume on one box.
@@ -242,6 +256,11 @@ pub enum Ask {
         /// Name of the box.
         to: Option<String>,
     },
+    /// Takes a voter that is gone or was reinstalled off the list, so that it can be admitted.
+    RemoveVoter {
+        /// Name of the box, or `witness`.
+        node: String,
+    },
     /// How fast the primary copies to the other box.
     Resync(Pace),
     /// Compares both copies of the volume of this name, now.
@@ -261,7 +280,7 @@ pub enum Pace {
     /// Not faster than this, nor than that.
     AtMost {
         /// Bytes per second.
-        bytes_per_second: u64,
+        bytes_per_s: u64,
     },
 }
 

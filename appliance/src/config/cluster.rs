@@ -161,7 +161,7 @@ pub enum Viewer {
 pub struct Chap {
     /// Name the initiator gives.
     pub user: String,
-    /// Its secret, 12 to 16 bytes or more.
+    /// Its secret, at least 12 bytes.
     pub secret: String,
     /// Name and secret the target proves itself with (mutual CHAP).
     #[serde(default)]

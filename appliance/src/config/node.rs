@@ -151,7 +151,7 @@ pub enum PoolIo {
     Threads,
 }
 
-/// A witness and the groups it votes in.
+/// A witness; the pairs it votes in are in its state directory.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WitnessConfig {

@@ -143,11 +143,11 @@ async fn ready(boxes: &Boxes) -> Result<Value, Refusal> {
     for (name, process) in NODES.into_iter().zip(&boxes.boxes) {
         let client = process.client();
         let status = client.status().await?;
-        let (file, data_offset) = data_area(boxes, &client).await?;
+        let (file, data_offset_bytes) = data_area(boxes, &client).await?;
         nodes.insert(
             name.to_owned(),
             json!({"role": status.role, "pid": process.pid(), "address": process.address(),
-                   "api": process.api(), "file": file, "data_offset": data_offset,
+                   "api": process.api(), "file": file, "data_offset_bytes": data_offset_bytes,
                    "data_bytes": VOLUME_BYTES}),
         );
     }

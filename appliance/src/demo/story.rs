@@ -212,8 +212,8 @@ async fn bring_back(boxes: &mut Boxes, load: &Load, report: &Report) -> Result<(
             said_ns = boot_ns();
             let fields = json!({"percent": resync.percent, "left_bytes": resync.left_bytes,
                                 "total_bytes": resync.total_bytes,
-                                "bytes_per_second": resync.bytes_per_second,
-                                "seconds_left": resync.seconds_left});
+                                "bytes_per_s": resync.bytes_per_s,
+                                "left_s": resync.left_s});
             let text = format!("      resync {}", render::resync(resync));
             report.both(&text, "resync", fields);
         }
@@ -292,7 +292,7 @@ pub(super) async fn data_area(
         .into_iter()
         .find(|volume| Some(&volume.uuid) == uuid.as_ref())
         .ok_or_else(|| Refusal::failed(format!("{} does not have {VOLUME}", own.node)))?;
-    Ok((volume.file.into(), volume.data_offset))
+    Ok((volume.file.into(), volume.data_offset_bytes))
 }
 
 fn first_difference(areas: &[(std::path::PathBuf, u64)]) -> Result<Option<u64>, Refusal> {

@@ -90,8 +90,8 @@ pub async fn witness_join(file: &Path, args: &JoinArgs, json: bool) -> Result<()
     done(
         json,
         &format!(
-            "done: this is the witness of {node} and its peer; start `twinsan witness`, or start \
-             it again if it runs"
+            "done: this is the witness of {node} and its peer, group {group}; start `twinsan \
+             witness`, or start it again if it runs"
         ),
         &serde_json::json!({"schema": 1, "done": "joined", "node": node, "group": group}),
     );

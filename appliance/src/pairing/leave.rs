@@ -45,11 +45,27 @@ pub fn leave(file: &Path, yes: bool, json: bool) -> Result<(), Refusal> {
 pub fn witness_leave(file: &Path, group: Uuid, json: bool) -> Result<(), Refusal> {
     let config = WitnessConfig::load(file).map_err(|error| Refusal::usage(error.to_string()))?;
     let left = Pair::forget_for_witness(&config.state, group).map_err(Refusal::failed)?;
+    if !left {
+        let pairs = Pair::all_of_witness(&config.state).map_err(Refusal::failed)?;
+        return Err(Refusal::usage(no_such(group, &pairs)));
+    }
     report(
         left,
         json,
         "done: the key of that pair is forgotten; start the witness again if it runs",
     )
+}
+
+fn no_such(group: Uuid, pairs: &[Pair]) -> String {
+    let groups: Vec<String> = pairs.iter().map(|pair| pair.group.to_string()).collect();
+    if groups.is_empty() {
+        "nothing was changed: this witness has joined no pair".to_owned()
+    } else {
+        format!(
+            "nothing was changed: this witness is not in group {group}; it is in {}",
+            groups.join(", ")
+        )
+    }
 }
 
 fn report(left: bool, json: bool, text: &str) -> Result<(), Refusal> {

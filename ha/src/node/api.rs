@@ -65,7 +65,7 @@ pub enum Input {
     },
     /// The data session to the peer is lost, or what was in flight on it (primary side, law R1).
     PeerLost {
-        /// The how-manieth loss this is; an [`Authority`] names the last one it answers.
+        /// The number of this loss, from 1; an [`Authority`] names the last one it answers.
         number: u64,
         /// Why.
         why: PeerLoss,
@@ -136,6 +136,29 @@ pub enum OperatorCommand {
     },
 }
 
+/// Why an operator does not get what he asked for: a sentence that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It cannot be done, or not now.
+    Unfit(String),
+    /// It would endanger data.
+    Unsafe(String),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self::Unfit(why)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfit(why) | Self::Unsafe(why) => f.write_str(why),
+        }
+    }
+}
+
 /// One thing to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -184,8 +207,8 @@ pub enum Output {
     Answer {
         /// The `id` of the question.
         id: u64,
-        /// Done, or a sentence that says why not and what to do.
-        result: Result<(), String>,
+        /// Done, or why not.
+        result: Result<(), Refused>,
     },
     /// Something an operator would want to know.
     Event(Event),
@@ -410,7 +433,7 @@ pub enum Event {
     PeerSilent,
     /// The witness answers again.
     WitnessHeard,
-    /// The witness is silent for the fail-over time: no tie-breaker.
+    /// The witness is silent for the fail-over time: its vote is missing.
     WitnessSilent,
 }
 
@@ -440,13 +463,14 @@ impl fmt::Display for Event {
             Self::Demoted { epoch } => write!(f, "no longer primary since epoch {epoch}"),
             Self::ForeignVoter { node } => write!(
                 f,
-                "{node} was reinstalled or restored and has no vote; remove its old entry to \
-                 admit it again"
+                "{node} was reinstalled or restored and has no vote; run `twinsan voter remove \
+                 {node}` on the primary, which then admits it again"
             ),
             Self::VoterRolledBack { node } => write!(
                 f,
-                "{node} shows an older record than it had and has no vote; give it a new \
-                 identity and remove its old entry"
+                "{node} shows an older record than it had and has no vote; stop it, empty its \
+                 state directory, let it join the pair again, and then run `twinsan voter remove \
+                 {node}` on the primary"
             ),
             Self::StartFailed {
                 resource,
@@ -463,7 +487,7 @@ impl fmt::Display for Event {
             Self::PeerSilent => f.write_str("the peer is silent on all links"),
             Self::WitnessHeard => f.write_str("the witness answers"),
             Self::WitnessSilent => {
-                f.write_str("the witness is silent: there is no tie-breaker until it is back")
+                f.write_str("the witness is silent: until it is back no box can go on alone")
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The primary's office: what it may answer, how it begins and how it ends (laws R1, R5 to R8).
 
 use super::propose::Purpose;
-use super::{Authority, Event, Lease, Node, OperatorCommand, Output};
+use super::{Authority, Event, Lease, Node, OperatorCommand, Output, Refused};
 use crate::mutants::mutant;
 use crate::plan::{Step, Wish};
 use crate::types::{
@@ -235,7 +235,7 @@ impl Node {
                 .push_back(Output::HandoverCancelled { id: handover.id });
             self.answer(
                 handover.id,
-                Err(format!("the switch was taken back: {why}")),
+                Err(format!("the switch was taken back: {why}").into()),
             );
         }
     }
@@ -248,7 +248,7 @@ impl Node {
         self.outputs
             .push_back(Output::HandoverCancelled { id: handover.id });
         let why = "the switch was taken back: the other box could not be reached in time";
-        self.answer(handover.id, Err(String::from(why)));
+        self.answer(handover.id, Err(String::from(why).into()));
     }
 
     /// Law R8: primacy is lost. First the engine, then the services.
@@ -266,19 +266,14 @@ impl Node {
             let result = if primary == Some(handover.to.0) {
                 Ok(())
             } else {
-                Err(String::from(
-                    "this box lost the primary role before the switch",
-                ))
+                let why = "this box lost the primary role before the switch";
+                Err(String::from(why).into())
             };
             self.answer(handover.id, result);
         }
         if let Some((id, _)) = term.removal {
-            self.answer(
-                id,
-                Err(String::from(
-                    "this box lost the primary role; ask the other",
-                )),
-            );
+            let why = "this box lost the primary role; ask the other";
+            self.answer(id, Err(String::from(why).into()));
         }
     }
 
@@ -371,13 +366,17 @@ impl Node {
         }
     }
 
-    fn begin_switchover(&mut self, now: Now, id: u64, to: Option<NodeId>) -> Result<(), String> {
+    fn begin_switchover(&mut self, now: Now, id: u64, to: Option<NodeId>) -> Result<(), Refused> {
         let peer = self.params.peer;
-        if self.term.is_none() {
-            return Err(String::from("this box is not primary; ask the primary"));
-        }
+        let (Some(_), Some((_, config))) = (&self.term, &self.known) else {
+            return Err(String::from("this box is not primary; ask the primary").into());
+        };
         if to.is_some_and(|to| to != peer) {
-            return Err(format!("the other box is {peer}; name it, or nothing"));
+            return Err(format!("the other box is {peer}; name it, or nothing").into());
+        }
+        if !config.in_sync.contains(peer) {
+            let why = "the other box is not in sync; wait for the resync to end";
+            return Err(Refused::Unsafe(String::from(why)));
         }
         let incarnation = self.fit_for_handover(now)?;
         let epoch = self
@@ -401,16 +400,11 @@ impl Node {
 
     /// The gates of a planned switch; each refusal is a sentence with a remedy.
     fn fit_for_handover(&self, now: Now) -> Result<Incarnation, String> {
-        let (Some(term), Some((_, config))) = (&self.term, &self.known) else {
+        let Some(term) = &self.term else {
             return Err(String::from("this box is not primary"));
         };
         if term.handover.is_some() {
             return Err(String::from("a switch is under way already; wait for it"));
-        }
-        if !config.in_sync.contains(self.params.peer) {
-            return Err(String::from(
-                "the other box is not in sync; wait for the resync to end",
-            ));
         }
         if term.degrade.is_some() || self.proposal.is_some() || !term.doubts.is_empty() {
             return Err(String::from(
@@ -456,29 +450,26 @@ impl Node {
         Ok(incarnation)
     }
 
-    fn begin_removal(&mut self, now: Now, id: u64, node: NodeId) -> Result<(), String> {
+    fn begin_removal(&mut self, now: Now, id: u64, node: NodeId) -> Result<(), Refused> {
         let (Some(term), Some((_, config))) = (&self.term, &self.known) else {
-            return Err(String::from("this box is not primary; ask the primary"));
+            return Err(String::from("this box is not primary; ask the primary").into());
         };
         let Some(voter) = config.voter(node) else {
-            return Err(format!("{node} is no voter; nothing to remove"));
+            return Err(format!("{node} is no voter; nothing to remove").into());
         };
         if node == self.params.me || config.in_sync.contains(node) {
-            return Err(format!(
-                "{node} holds the data of this group and cannot be removed"
-            ));
+            let why = format!("{node} holds the data of this group; while it does, it votes");
+            return Err(Refused::Unsafe(why));
         }
         let dead = self.timing().failover_ms() * NS_PER_MS;
         let alive = self.peers.get(&node).is_some_and(|peer| {
             peer.heard_within(now.boot, dead) && peer.instance == Some(voter.instance)
         });
         if alive && self.trusted(voter.instance) {
-            return Err(format!("{node} answers and votes; stop it first"));
+            return Err(format!("{node} answers and votes; stop it first").into());
         }
         if term.removal.is_some() {
-            return Err(String::from(
-                "a voter is being removed already; wait for it",
-            ));
+            return Err(String::from("a voter is being removed already; wait for it").into());
         }
         if let Some(term) = &mut self.term {
             term.removal = Some((id, node));
@@ -486,7 +477,7 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn answer(&mut self, id: u64, result: Result<(), String>) {
+    pub(super) fn answer(&mut self, id: u64, result: Result<(), Refused>) {
         self.outputs.push_back(Output::Answer { id, result });
     }
 

@@ -117,15 +117,21 @@ impl Node {
         let Some(config) = config else {
             return (
                 String::from("this box belongs to no group yet"),
-                String::from("start the other box; as primary it admits this one by itself"),
+                format!(
+                    "start the other box; as primary it admits this one by itself; if this box was \
+                     reinstalled, run `twinsan voter remove {}` there",
+                    self.params.me
+                ),
             );
         };
         if !self.acceptor.votes() {
             return (
                 String::from("this box was reinstalled or restored and has no vote"),
-                String::from(
-                    "keep the other box serving; this version cannot give a reinstalled box its \
-                     vote back",
+                format!(
+                    "keep the other box serving; if its `twinsan events` says that this one shows \
+                     an older record, do what it says there; else run `twinsan voter remove {}` \
+                     there",
+                    self.params.me
                 ),
             );
         }
@@ -192,9 +198,21 @@ impl Node {
                 String::from("neither the other box nor the witness answers; reads are held"),
                 String::from("repair the links to the other box and to the witness"),
             ),
-            Role::PrimarySync if witness.silent || config.voter(self.params.witness).is_none() => (
-                String::from("both boxes are in sync, but there is no tie-breaker"),
-                String::from("start the witness"),
+            Role::PrimarySync if config.voter(self.params.witness).is_none() => (
+                String::from(
+                    "both boxes are in sync, but no witness votes: neither can go on alone",
+                ),
+                String::from(if witness.silent || witness.paths.last_seen().is_none() {
+                    JOIN_WITNESS
+                } else {
+                    "wait; the witness is being admitted"
+                }),
+            ),
+            Role::PrimarySync if witness.silent => (
+                String::from(
+                    "both boxes are in sync, but the witness is silent: neither can go on alone",
+                ),
+                String::from("start the witness, or repair the link to it"),
             ),
             Role::PrimarySync => (String::from("both boxes are in sync"), nothing()),
             Role::PrimarySolo
@@ -205,7 +223,9 @@ impl Node {
             | Role::Sealing => {
                 let peer = &self.peers[&self.params.peer];
                 let silent = peer.paths.last_seen().is_none() || peer.silent;
-                let next = if silent {
+                let next = if silent && config.voter(self.params.peer).is_none() {
+                    JOIN_PEER
+                } else if silent {
                     "start the other box"
                 } else {
                     "wait for the resync"
@@ -238,4 +258,8 @@ impl Node {
     }
 }
 
+const JOIN_WITNESS: &str = "start the witness; if it never joined, first run `twinsan pair create` \
+                            on a box and `twinsan witness join` on the witness's host";
+const JOIN_PEER: &str = "start the other box; if it never joined, first run `twinsan pair create` \
+                         here and `twinsan pair join` there";
 const ASK_STATUS: &str = "follow the reason above; `twinsan status` on the other box shows more";

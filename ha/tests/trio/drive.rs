@@ -356,7 +356,7 @@ impl Trio {
                     .get_mut(&node)
                     .unwrap()
                     .answers
-                    .push((id, result));
+                    .push((id, result.map_err(|refused| refused.to_string())));
             }
             Output::Event(event) => {
                 if let Event::Chosen { config } = &event {

@@ -360,6 +360,26 @@ fn losing_one_of_two_links_changes_nothing() {
 }
 
 #[test]
+fn who_never_joined_is_told_from_who_is_silent() {
+    let mut trio = Trio::new(41);
+    trio.kill(W);
+    trio.kill(B);
+    trio.run(3_000);
+    let next = trio.node(A).status().next;
+    assert!(next.contains("twinsan pair join"), "{next}");
+    trio.start(B);
+    let in_sync = |trio: &Trio| trio.node(A).status().role == Role::PrimarySync;
+    assert!(trio.run_until(20_000, in_sync), "{}", trio.describe());
+    let status = trio.node(A).status();
+    assert!(status.why.contains("no witness votes"), "{}", status.why);
+    assert!(
+        status.next.contains("twinsan witness join"),
+        "{}",
+        status.next
+    );
+}
+
+#[test]
 fn without_the_witness_both_boxes_go_on_together_and_say_what_is_missing() {
     let mut trio = Trio::in_sync(32);
     trio.kill(W);
@@ -367,7 +387,11 @@ fn without_the_witness_both_boxes_go_on_together_and_say_what_is_missing() {
     let status = trio.node(A).status();
     assert_eq!(status.role, Role::PrimarySync);
     assert!(matches!(status.lease, Lease::Until(_)));
-    assert!(status.why.contains("no tie-breaker"), "{}", status.why);
+    assert!(
+        status.why.contains("the witness is silent"),
+        "{}",
+        status.why
+    );
     // A second failure freezes: nobody may guess.
     trio.kill(B);
     trio.run(10_000);

@@ -112,13 +112,6 @@ pub fn unmap(ranges: &[(u64, u32)]) -> (Cdb, Vec<u8>) {
     )
 }
 
-/// PERSISTENT RESERVE IN.
-#[must_use]
-pub fn persistent_reserve_in(service_action: u8, allocation_bytes: u16) -> Cdb {
-    let len = allocation_bytes.to_be_bytes();
-    cdb(&[(0, &[0x5e, service_action]), (7, &len)])
-}
-
 /// PERSISTENT RESERVE OUT of one nexus, with the parameter list that belongs to it.
 #[must_use]
 pub fn persistent_reserve_out(

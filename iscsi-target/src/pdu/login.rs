@@ -113,8 +113,6 @@ impl Status {
     pub const NO_SESSION: Self = Self(0x020a);
     /// Request not allowed during login.
     pub const INVALID_REQUEST: Self = Self(0x020b);
-    /// Hardware or software error of the target.
-    pub const TARGET_ERROR: Self = Self(0x0300);
     /// Not now: try again later. The only answer of a box that is not serving.
     pub const SERVICE_UNAVAILABLE: Self = Self(0x0301);
     /// Out of resources.

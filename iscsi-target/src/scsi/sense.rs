@@ -140,8 +140,6 @@ impl Sense {
     pub const CRC: Self = Self::new(SenseKey::AbortedCommand, 0x47, 0x05);
     /// INSUFFICIENT RESOURCES, of a command that may be tried again.
     pub const OVERLOADED: Self = Self::new(SenseKey::AbortedCommand, 0x55, 0x03);
-    /// NOT ENOUGH UNSOLICITED DATA.
-    pub const UNSOLICITED: Self = Self::new(SenseKey::AbortedCommand, 0x0c, 0x0d);
 
     /// Sense without further fields.
     pub const fn new(key: SenseKey, code: u8, qualifier: u8) -> Self {

@@ -86,7 +86,9 @@ impl Engine {
     pub(super) fn on_format(&mut self) {
         if self.group.is_some() {
             self.alarm(
-                "this box has a copy of the group already, it is not formatted again".into(),
+                "this box has a copy of the group already: it is kept and not formatted again; if \
+                 it may be lost, empty the pool first"
+                    .into(),
             );
             return;
         }
@@ -322,7 +324,9 @@ impl Engine {
             Err(_) if purpose == Purpose::Join => self.fill(number),
             Err(reason) => {
                 self.opening.remove(&number);
-                self.alarm(format!("the system volume cannot be attached: {reason}"));
+                self.alarm(format!(
+                    "the system volume cannot be attached: {reason}; no data of this box is served"
+                ));
                 self.fault = Some(reason);
             }
         }
@@ -497,7 +501,14 @@ impl Engine {
 
     fn fail_opening(&mut self, number: VolumeNumber, reason: String) {
         let opening = self.opening.remove(&number).expect("the caller has it");
-        self.alarm(format!("volume {number} cannot be attached: {reason}"));
+        let means = match opening.purpose {
+            Purpose::Start => "this box cannot take over before it is",
+            Purpose::Join => "this box is not in sync before it is",
+            Purpose::Make => "nothing of it stays",
+        };
+        self.alarm(format!(
+            "volume {number} cannot be attached: {reason}; {means}"
+        ));
         if opening.purpose == Purpose::Start {
             if number == VolumeNumber::SYSTEM {
                 self.fault = Some(format!("the system volume cannot be attached: {reason}"));
@@ -530,7 +541,8 @@ impl Engine {
             .collect();
         for number in strangers {
             self.alarm(format!(
-                "the backing of volume {number} is not in the group's table"
+                "the file of volume {number} is of no volume of this group: it is not served and \
+                 not changed; move it out of the pool"
             ));
             self.volumes.remove(&number);
         }
@@ -541,7 +553,9 @@ impl Engine {
             let short = |volume: &Volume| volume.layout_of(entry.spec.size_bytes).is_none();
             if volume.is_some_and(|volume| other(volume) || short(volume)) {
                 self.alarm(format!(
-                    "the backing of volume {number} holds another volume"
+                    "the file of volume {number} holds another volume: this box's copy of it is \
+                     missing, and this box cannot take over; put the right file back while \
+                     twinsan is stopped here"
                 ));
                 self.volumes.remove(number);
             } else if entry.life != Life::Ready {

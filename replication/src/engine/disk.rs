@@ -223,16 +223,19 @@ impl Engine {
     /// The disk failed in a way that no answer may hide: from here on nothing is answered as good
     /// (law D5). With the peer in sync everything is held until it takes over (law R1), else
     /// everything fails.
-    pub(super) fn fail_disk(&mut self, what: &str) {
+    pub(super) fn fail_disk(&mut self, what: &str, error: impl Into<Option<DiskError>>) {
         if self.failed.is_some() {
             return;
         }
-        let remedy = if what.ends_with("NoSpace") {
-            "make room in its pool" // for metadata: a page of a dirty map that was never in use
-        } else {
-            "repair or replace it"
+        let (how, remedy) = match error.into() {
+            None => ("", "repair or replace it"),
+            Some(DiskError::Io) => (": the device reports an error", "repair or replace it"),
+            Some(DiskError::Medium) => (": bad sectors", "repair or replace it"),
+            // for metadata: a page of a dirty map that was never in use
+            Some(DiskError::NoSpace) => (": no room", "make room in its pool"),
         };
-        let alarm = format!("the disk of this box failed: {what}; {remedy}, then restart twinsan");
+        let alarm =
+            format!("the disk of this box failed: {what}{how}; {remedy}, then restart twinsan");
         self.alarm(alarm.clone());
         self.failed = Some(alarm);
         self.refuse_stream_for_disk();
@@ -253,7 +256,8 @@ impl Engine {
         }
         let follows = self.target.is_some();
         if follows || self.counts_peer() {
-            self.fail_disk(&format!("an operation has not ended for {timeout_ms} ms"));
+            let what = format!("an operation has not ended for {timeout_ms} ms");
+            self.fail_disk(&what, None);
         } else if self.ops.late != Some(op) {
             self.ops.late = Some(op);
             self.alarm(format!(
@@ -297,7 +301,7 @@ impl Engine {
 
     fn on_page_done(&mut self, number: VolumeNumber, part: Part, error: Option<DiskError>) {
         if let Some(error) = error {
-            return self.fail_disk(&format!("dirty map of volume {number}, {error:?}"));
+            return self.fail_disk(&format!("dirty map of volume {number}"), error);
         }
         if let Some(volume) = self.volumes.get_mut(&number) {
             volume.dirty.written(part);

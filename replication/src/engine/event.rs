@@ -295,7 +295,7 @@ pub struct VolumeStatus {
     /// Attached and usable.
     pub attached: bool,
     /// Where its data area begins in its backing here.
-    pub data_offset: u64,
+    pub data_offset_bytes: u64,
     /// Bytes marked dirty.
     pub dirty_bytes: u64,
     /// Regions whose intent is durable.

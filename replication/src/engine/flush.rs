@@ -74,7 +74,7 @@ impl Engine {
                     }
                 });
             }
-            self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
+            self.fail_disk(&format!("a flush of volume {number}"), error);
         }
     }
 
@@ -173,7 +173,7 @@ impl Engine {
         error: Option<DiskError>,
     ) {
         if let Some(error) = error {
-            return self.fail_disk(&format!("a flush of volume {number}, {error:?}"));
+            return self.fail_disk(&format!("a flush of volume {number}"), error);
         }
         let open = |target: &Target| target.id == session;
         if self.target.as_ref().is_some_and(open) && !mutant!(FlushBeforeDisk) {

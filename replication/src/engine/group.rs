@@ -63,7 +63,7 @@ impl Engine {
     pub(super) fn on_group_done(&mut self, version: u64, error: Option<DiskError>) {
         self.group_disk.writing = false;
         match error {
-            Some(error) => self.fail_disk(&format!("group state, {error:?}")),
+            Some(error) => self.fail_disk("group state", error),
             None => self.group_disk.durable = self.group_disk.durable.max(version),
         }
     }

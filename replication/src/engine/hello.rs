@@ -168,7 +168,9 @@ impl Engine {
 
     fn refuse_peer(&mut self, verdict: Verdict, state: &State) {
         let text = match verdict {
-            Verdict::Unrelated => "it belongs to another group".to_owned(),
+            Verdict::Unrelated => "it belongs to another group; empty the pool of the box that \
+                                   does not have the data you need"
+                .to_owned(),
             Verdict::Forked => format!(
                 "both boxes wrote, each without the other (its epoch {}); nothing is overwritten: \
                  keep the copy you need and empty the pool of the other box",
@@ -180,11 +182,14 @@ impl Engine {
             | Verdict::Differs
             | Verdict::Delta
             | Verdict::Full => format!(
-                "its data is of epoch {}, newer than ours: is this box's disk an old copy?",
+                "its data is of epoch {}, newer than ours; nothing is overwritten: if the disk of \
+                 this box was put back to an older state, stop this box so that the other serves",
                 state.data_epoch
             ),
         };
-        self.alarm(format!("the peer's copy is not joined: {text}"));
+        self.alarm(format!(
+            "the data of this box has no second copy, the peer's is not joined: {text}"
+        ));
         self.end_session(PeerLoss::Differs);
         self.dial_at = Some(self.now.plus_ms(self.params.peer_loss_ms * 10));
     }

@@ -161,7 +161,7 @@ impl Engine {
 
     pub(super) fn on_intent_done(&mut self, number: VolumeNumber, error: Option<DiskError>) {
         if let Some(error) = error {
-            return self.fail_disk(&format!("intents of volume {number}, {error:?}"));
+            return self.fail_disk(&format!("intents of volume {number}"), error);
         }
         let Some(volume) = self.volumes.get_mut(&number) else {
             return;

@@ -389,7 +389,7 @@ impl Engine {
             (Why::Full, None) => self.end_full(ticket, from, to),
             (Why::Full, Some(DiskError::NoSpace)) => self.give_up_equality(ticket),
             (_, Some(error)) => {
-                self.fail_disk(&format!("a repair of volume {number}, {error:?}"));
+                self.fail_disk(&format!("a repair of volume {number}"), error);
             }
         }
     }
@@ -409,7 +409,11 @@ impl Engine {
 
     /// The range cannot be made equal: the peer leaves, and gets it by a resync.
     fn give_up_equality(&mut self, ticket: u64) {
-        self.alarm("the boxes cannot be kept equal for want of room; the peer leaves".to_owned());
+        self.alarm(
+            "the boxes cannot be kept equal for want of room; this box goes on alone and the peer \
+             gets what it lacks by a resync: make room in the pools of both"
+                .to_owned(),
+        );
         self.mend_goes_on(ticket, Step::Lost);
         self.end_session(PeerLoss::Differs);
     }

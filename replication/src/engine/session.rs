@@ -493,7 +493,10 @@ impl Engine {
             }
             Some(Refusal::Volume | Refusal::Unrelated) => {
                 let reason = String::from_utf8_lossy(payload).into_owned();
-                self.alarm(format!("the peer cannot join: {reason}"));
+                self.alarm(format!(
+                    "the data of this box has no second copy, the peer cannot join: {reason}; see \
+                     `twinsan events` there; it is asked again by itself"
+                ));
                 self.end_session(PeerLoss::Closed);
                 self.dial_at = Some(self.now.plus_ms(self.params.peer_loss_ms * 10));
             }
@@ -514,7 +517,7 @@ impl Engine {
 
     /// What came is not to be understood.
     pub(super) fn break_session(&mut self, why: &str) {
-        self.alarm(format!("the data session with the peer is closed: {why}"));
+        self.alarm(broken("peer", why));
         self.end_session(PeerLoss::Closed);
     }
 
@@ -572,4 +575,12 @@ impl Engine {
             self.send_body(Kind::Ping, Bytes::new());
         }
     }
+}
+
+/// What an operator hears of a session whose frames are not to be understood.
+pub(super) fn broken(with: &str, why: impl core::fmt::Display) -> String {
+    format!(
+        "the data session with the {with} is closed: {why}; it is opened again by itself, and what \
+         one box lacks is copied; if this goes on, run the same version on both and check the link"
+    )
 }

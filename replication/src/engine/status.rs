@@ -63,7 +63,7 @@ impl Engine {
             VolumeStatus {
                 spec: entry.spec,
                 attached: volume.is_some(),
-                data_offset: volume.map_or(0, |volume| volume.layout.data_offset),
+                data_offset_bytes: volume.map_or(0, |volume| volume.layout.data_offset),
                 dirty_bytes: volume.map_or(0, |volume| volume.dirty.count() * DIRTY_BLOCK_BYTES),
                 hot_regions: volume.map_or(0, |volume| volume.intents.hot.len()),
                 work: volume.map_or_else(Work::default, |volume| volume.counters.told()),

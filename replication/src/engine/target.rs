@@ -119,9 +119,7 @@ impl Engine {
 
     /// What came is not to be understood.
     pub(super) fn break_target(&mut self, error: WireError) {
-        self.alarm(format!(
-            "the data session with the primary is closed: {error}"
-        ));
+        self.alarm(super::session::broken("primary", error));
         self.close_target_session();
     }
 
@@ -635,7 +633,7 @@ impl Engine {
             self.applied = None; // a frame at the disk is not applied after all
         }
         if let Some(error) = error.filter(|error| *error != DiskError::NoSpace) {
-            return self.fail_disk(&format!("a write to volume {number}, {error:?}"));
+            return self.fail_disk(&format!("a write to volume {number}"), error);
         }
         let open = |target: &Target| target.id == session;
         if self.target.as_ref().is_some_and(open) {

@@ -642,7 +642,9 @@ impl Engine {
                 }
             } else if self.orphans.insert(number) {
                 self.alarm(format!(
-                    "this box has volume {number}, which the primary neither has nor deleted"
+                    "this box has volume {number}, which the primary neither has nor deleted: it \
+                     is kept and not mirrored; if nobody misses it, delete its file from the pool \
+                     while twinsan is stopped here"
                 ));
             }
         }

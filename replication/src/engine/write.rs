@@ -205,7 +205,7 @@ impl Engine {
                 self.join(ticket);
             }
             Some(error) if needed => {
-                self.fail_disk(&format!("a write to volume {number}, {error:?}"));
+                self.fail_disk(&format!("a write to volume {number}"), error);
             }
             Some(error) => {
                 let to = piece.to;

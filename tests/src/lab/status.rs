@@ -119,7 +119,7 @@ impl Status {
         let volume = self.volume(name_or_uuid)?;
         Some((
             volume["file"].as_str()?.to_owned(),
-            volume["data_offset"].as_u64()?,
+            volume["data_offset_bytes"].as_u64()?,
             volume["size_bytes"].as_u64()?,
         ))
     }

@@ -104,7 +104,7 @@ impl Pair {
             let status = self.status(node)?;
             let volume = volume(&status)?;
             let file = volume["file"].as_str().context("a file")?;
-            let offset = volume["data_offset"].as_u64().context("an offset")?;
+            let offset = volume["data_offset_bytes"].as_u64().context("an offset")?;
             Ok((PathBuf::from(file), offset))
         };
         Ok([of("san1")?, of("san2")?])

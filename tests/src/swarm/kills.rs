@@ -9,7 +9,6 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-#[cfg(any(test, feature = "mutants"))]
 use super::record;
 #[cfg(feature = "mutants")]
 use super::{FailFast, Plan};
@@ -26,6 +25,15 @@ pub const HISTORIES: u64 = 1000;
 struct Core {
     list: &'static str,
     kills: &'static str,
+}
+
+impl Core {
+    /// A test of the kill table, `module::function`, as pages name it: `file::function`.
+    fn named(&self, test: &str) -> String {
+        let folder = self.kills.trim_end_matches("kill.rs");
+        let (module, function) = test.split_once("::").unwrap_or(("kill", test));
+        format!("`{folder}{module}.rs::{function}`")
+    }
 }
 
 const CORES: [Core; 2] = [
@@ -50,6 +58,22 @@ pub struct Mutant {
     pub test: Option<String>,
 }
 
+/// Where the oracle says what it checks: rows of three cells, of which the page has two.
+#[cfg(any(test, feature = "mutants"))]
+const ORACLE: &str = include_str!("../oracle.rs");
+
+/// The oracle's promises as rows of the page.
+#[cfg(any(test, feature = "mutants"))]
+fn promises() -> String {
+    let rows = ORACLE.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("//! | ")?.split(" | ");
+        let (id, what) = (cells.next()?, cells.next()?);
+        id.ends_with(|last: char| last.is_ascii_digit())
+            .then(|| format!("| {id} | {what} |\n"))
+    });
+    rows.collect()
+}
+
 /// Every mutant of both cores, in the order of their lists.
 ///
 /// # Errors
@@ -66,7 +90,7 @@ pub fn mutants(root: &Path) -> Result<Vec<Mutant>, String> {
             mutants.push(Mutant {
                 name: name.to_owned(),
                 fault: fault(&list, variant),
-                test: test(&kills, name).map(|test| format!("`{}::{test}`", core.kills)),
+                test: test(&kills, name).map(|test| core.named(&test)),
             });
         }
     }
@@ -137,7 +161,8 @@ fn parse(page: &str) -> Vec<Row> {
 fn text(rows: &[Row]) -> String {
     let found = rows.iter().filter(|row| row.histories.is_some()).count();
     let mut text = format!(
-        "{HEAD}{} mutants, {found} of them found by histories.\n{TABLE}",
+        "{HEAD}{}{LAWS}{} mutants, {found} of them found by histories.\n{TABLE}",
+        promises(),
         rows.len()
     );
     for row in rows {
@@ -165,6 +190,14 @@ is noticed by a promise of the simulator's oracle (`tests/src/oracle.rs`) or by 
 core. `cargo swarm -- --mutants` runs up to 1,000 histories, from seed 1 on, with each of them;
 with `--record` it writes this page, without it fails if a mutant is not found that is found here.
 
+| promise | what the oracle checks |
+|---|---|
+";
+
+#[cfg(any(test, feature = "mutants"))]
+const LAWS: &str = "
+R and D with a number are laws ([laws.md](laws.md)), which the cores themselves assert.
+
 ";
 
 #[cfg(any(test, feature = "mutants"))]
@@ -178,7 +211,7 @@ const TABLE: &str = "
 /// # Errors
 /// If the sources cannot be read.
 pub fn stale(root: &Path) -> Result<Vec<String>, String> {
-    let rows = parse(&fs::read_to_string(root.join(PAGE)).unwrap_or_default());
+    let rows = parse(&record::text_of(&root.join(PAGE))?);
     let mutants = mutants(root)?;
     let mut wrong = Vec::new();
     for mutant in &mutants {
@@ -203,9 +236,9 @@ pub fn stale(root: &Path) -> Result<Vec<String>, String> {
 #[cfg(feature = "mutants")]
 pub fn run(writes: bool, jobs: usize) -> ExitCode {
     let root = record::root();
-    let (page, mutants) = match (fs::read_to_string(root.join(PAGE)), mutants(&root)) {
-        (page, Ok(mutants)) => (page.unwrap_or_default(), mutants),
-        (_, Err(why)) => {
+    let (page, mutants) = match (record::text_of(&root.join(PAGE)), mutants(&root)) {
+        (Ok(page), Ok(mutants)) => (page, mutants),
+        (Err(why), _) | (_, Err(why)) => {
             eprintln!("swarm: {why}");
             return ExitCode::FAILURE;
         }
@@ -321,6 +354,12 @@ mod tests {
         assert!(mutants.len() >= 60, "{}", mutants.len());
         let mute = mutants.iter().find(|mutant| mutant.fault.is_empty());
         assert_eq!(mute, None);
+    }
+
+    #[test]
+    fn the_page_is_as_it_would_be_written() {
+        let page = record::text_of(&record::root().join(PAGE)).unwrap();
+        assert_eq!(text(&parse(&page)), page);
     }
 
     #[test]

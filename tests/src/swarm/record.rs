@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{Plan, Sum};
@@ -45,7 +46,7 @@ struct Page {
 pub fn add(plan: Plan, sum: &Sum) -> Result<&'static str, String> {
     let root = root();
     let path = root.join(PAGE);
-    let mut page = Page::parse(&fs::read_to_string(&path).unwrap_or_default());
+    let mut page = Page::parse(&text_of(&path)?);
     let hash = hash(&root).map_err(|error| format!("the sources cannot be read: {error}"))?;
     let faults = sum.counts.0.iter();
     let faults = faults.filter(|(name, _)| name.starts_with("fault "));
@@ -64,6 +65,17 @@ pub fn add(plan: Plan, sum: &Sum) -> Result<&'static str, String> {
     let written = fs::write(&path, page.text());
     written.map_err(|error| format!("{PAGE}: {error}"))?;
     Ok(PAGE)
+}
+
+/// The text of a page; a page that is not there yet is empty.
+///
+/// # Errors
+/// If it is there and cannot be read: it would be written over.
+pub(super) fn text_of(page: &Path) -> Result<String, String> {
+    match fs::read_to_string(page) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|error| format!("{}: {error}", page.display())),
+    }
 }
 
 /// Root of the repository.

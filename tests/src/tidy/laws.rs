@@ -18,6 +18,12 @@ const LAWS: &[&str] = &[
 /// says. `later`: not yet.
 const STATUSES: &[&str] = &["kept", "partly", "later"];
 
+/// The page of mutants, and of the tests that notice them.
+const KILLS: &str = "docs/mutants.md";
+
+/// Where hazards are named.
+const CORES: &[&str] = &["ha/", "replication/", "iscsi-target/", "appliance/"];
+
 /// Where the cores list their mutants.
 const MUTANTS: &[&str] = &["ha/src/mutants.rs", "replication/src/mutants.rs"];
 
@@ -59,6 +65,49 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     }
     for mutant in mutants.difference(&guarding) {
         findings.push(at(page, 0, format!("no law has the mutant `{mutant}`")));
+    }
+    findings.extend(hazards(page, files));
+    if let Some(kills) = by_path.get(KILLS) {
+        findings.extend(killers(kills, &by_path));
+    }
+    findings
+}
+
+/// A hazard that the tree names is explained on the page, and no other.
+fn hazards(page: &File, files: &[File]) -> Vec<Finding> {
+    let explained: BTreeSet<u32> = page
+        .text
+        .lines()
+        .filter_map(|line| hazard(line.strip_prefix("| ")?.split(' ').next()?))
+        .collect();
+    let sources = files.iter().filter(|file| file.path.ends_with(".rs"));
+    let named: BTreeSet<u32> = sources
+        .filter(|file| CORES.iter().any(|core| file.path.starts_with(core)))
+        .flat_map(|file| file.text.split(|c: char| !c.is_ascii_alphanumeric()))
+        .filter_map(hazard)
+        .collect();
+    let missing = named.difference(&explained);
+    let missing = missing.map(|number| format!("H{number} is named in the tree and has no row"));
+    let unused = explained.difference(&named);
+    let unused = unused.map(|number| format!("H{number} is named nowhere in the tree"));
+    let all = missing.chain(unused);
+    all.map(|message| at(page, 0, message)).collect()
+}
+
+/// The number in `H5`, `H5b` or the `h5b` of a test's name.
+fn hazard(word: &str) -> Option<u32> {
+    let rest = word.strip_prefix(['H', 'h'])?;
+    let digits = rest.trim_end_matches(|c: char| c.is_ascii_lowercase());
+    (rest.len() - digits.len() <= 1).then(|| digits.parse().ok())?
+}
+
+/// The tests that the page of mutants names.
+fn killers(page: &File, files: &BTreeMap<&str, &File>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, line) in page.text.lines().enumerate() {
+        let named = quoted(line).into_iter().filter(|name| name.contains("::"));
+        let wrong = named.filter_map(|test| find_test(test, files).err());
+        findings.extend(wrong.map(|reason| at(page, index + 1, reason)));
     }
     findings
 }
@@ -274,6 +323,26 @@ mod tests {
         }
         let missing = findings("");
         assert!(missing.iter().any(|text| text.contains("R1 has 0 rows")));
+    }
+
+    #[test]
+    fn hazards_and_killers_are_looked_up() {
+        let page = file(PAGE, "| H5 | Restarts. |\n| H6 | Caches. |\n");
+        let code = file(
+            "ha/src/a.rs",
+            "// H5, H5b\n#[test]\nfn h7_x() {}\n#[test]\nfn half() {}\n",
+        );
+        let told = hazards(&page, std::slice::from_ref(&code));
+        let told: Vec<String> = told.iter().map(Finding::to_string).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("H7 is named") && told[1].contains("H6 is named nowhere"));
+        let kills = file(
+            KILLS,
+            "| `a` | w | `ha/src/a.rs::h7_x` | - |\n| `b` | w | `ha/src/a.rs::y` | 1 |\n",
+        );
+        let by_path = BTreeMap::from([("ha/src/a.rs", &code)]);
+        let wrong = killers(&kills, &by_path);
+        assert!(wrong.len() == 1 && wrong[0].line == 2, "{wrong:?}");
     }
 
     #[test]

@@ -525,7 +525,7 @@ impl World {
         self.begin_system_volume(host);
     }
 
-    /// D3: what a box that lost power forgot.
+    /// K3: what a box that lost power forgot.
     fn forget_cache(&mut self, host: Host) {
         let forgot = std::mem::take(&mut self.machine(host).process().forgot);
         if forgot.is_empty() {
@@ -548,7 +548,7 @@ impl World {
         }
     }
 
-    /// D3: what a box forgot may be lost only if the other member was not there to be asked.
+    /// K3: what a box forgot may be lost only if the other member was not there to be asked.
     fn could_not_be_asked(&mut self, host: Host, volume: u32, lost: usize) {
         self.counts.add("acknowledged and forgotten");
         let epoch = self.machine(host).process().primary_of.unwrap_or(0);
@@ -567,7 +567,7 @@ impl World {
             && self.net.weather.loss <= 100;
         if counted && was_there {
             let breach = format!(
-                "D3: {host} promotes without {lost} acknowledged sectors of volume {volume} that \
+                "K3: {host} promotes without {lost} acknowledged sectors of volume {volume} that \
                  {peer} has and could have served"
             );
             self.judge(Err(breach));

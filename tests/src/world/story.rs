@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    pub(super) fn narrate_answer(&mut self, host: Host, result: &Result<(), String>) {
+    pub(super) fn narrate_answer(&mut self, host: Host, result: &Result<(), ha::Refused>) {
         self.story.push(match result {
             Ok(()) => format!("{host} tells the operator: done"),
             Err(why) => format!("{host} tells the operator: {why}"),
