@@ -60,6 +60,19 @@ pub(crate) struct SimBox {
     pub(crate) read_bytes: u64,
 }
 
+impl SimBox {
+    /// What the authority's record keeps of the copy (law D7).
+    fn remember(&mut self, event: &Event) {
+        if let Event::Data(state) = event
+            && let Some(disk) = state.disk
+            && !matches!(state.attached, Attached::Failed(_))
+        {
+            let generation = state.generation;
+            self.newest = Some(CopyMark { disk, generation });
+        }
+    }
+}
+
 /// What is wrong with the disks of a box.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Troubles {
@@ -502,13 +515,7 @@ impl World {
                 self.check_scrub(&event);
                 let it = &mut self.boxes[who];
                 it.cache_lost |= matches!(event, Event::CacheLost { .. });
-                if let Event::Data(state) = &event
-                    && let Some(disk) = state.disk
-                    && !matches!(state.attached, Attached::Failed(_))
-                {
-                    let generation = state.generation;
-                    it.newest = Some(CopyMark { disk, generation });
-                }
+                it.remember(&event);
                 it.events.push(event.clone());
                 if let Event::Replayed { writes, .. } = event {
                     self.replayed += writes;
