@@ -261,7 +261,7 @@ fn every_verb_speaks_json() {
         "group remove g h",
         "group delete g",
         "host remove h",
-        "volume delete v2",
+        "volume delete v2 --confirm v1",
         "volume delete v2 --confirm v2",
         "address list",
         "address remove 127.0.0.99",
