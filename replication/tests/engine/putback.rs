@@ -4,11 +4,24 @@ use std::collections::BTreeMap;
 
 use crate::disk::SimDisk;
 use crate::scenarios::write;
-use crate::world::World;
-use replication::engine::{Attached, Command, Completed, Role};
-use replication::types::VolumeNumber;
+use crate::world::{SimBox, World};
+use replication::engine::{Attached, Command, Completed, Event, Role};
+use replication::types::{CopyMark, VolumeNumber};
 
 type Image = BTreeMap<VolumeNumber, SimDisk>;
+
+impl SimBox {
+    /// What the authority's record keeps of the copy.
+    pub(crate) fn remember(&mut self, event: &Event) {
+        if let Event::Data(state) = event
+            && let Some(disk) = state.disk
+            && !matches!(state.attached, Attached::Failed(_))
+        {
+            let generation = state.generation;
+            self.newest = Some(CopyMark { disk, generation });
+        }
+    }
+}
 
 impl World {
     /// What the pool of a box holds at this moment, and what is in its caches.

@@ -7,8 +7,7 @@ use crate::pool::opened;
 use crate::random::Rng;
 use bytes::Bytes;
 use replication::engine::{
-    Attached, Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, Limits,
-    Output, Params,
+    Command, CommandError, Completed, DiskError, Engine, Event, Input, Io, Limits, Output, Params,
 };
 use replication::meta::index;
 use replication::types::{
@@ -58,19 +57,6 @@ pub(crate) struct SimBox {
     pub(crate) cannot_make: bool,
     /// Bytes read in this life.
     pub(crate) read_bytes: u64,
-}
-
-impl SimBox {
-    /// What the authority's record keeps of the copy (law D7).
-    fn remember(&mut self, event: &Event) {
-        if let Event::Data(state) = event
-            && let Some(disk) = state.disk
-            && !matches!(state.attached, Attached::Failed(_))
-        {
-            let generation = state.generation;
-            self.newest = Some(CopyMark { disk, generation });
-        }
-    }
 }
 
 /// What is wrong with the disks of a box.
