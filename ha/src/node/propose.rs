@@ -184,13 +184,9 @@ impl Node {
         let told = knows.is_some_and(|known| known.epoch >= config.epoch);
         // What this box accepted alone before it went down may never have been chosen.
         let shared = config.in_sync.contains(self.params.peer) || !told;
-        let forgot = self.data.as_ref().is_some_and(|data| data.cache_lost);
-        let there = peer.heard_within(now.boot, timing.failover_ms() * NS_PER_MS);
-        let wait = if forgot && shared && there {
-            wait.max(self.started.after_ms(4 * timing.failover_ms()))
-        } else {
-            wait
-        };
+        let wait = self
+            .gives_way(now, shared)
+            .map_or(wait, |until| wait.max(until));
         let probe = Ballot {
             counter: u64::MAX,
             node: self.params.me,
@@ -198,6 +194,15 @@ impl Node {
         };
         let held = self.acceptor.held(now, &probe).unwrap_or(0);
         Some(wait.max(self.retry_at).max(now.boot.after_ns(held)))
+    }
+
+    /// Law D5: until when a box that lost acknowledged writes lets the peer go first, which shares
+    /// them and is there.
+    fn gives_way(&self, now: Now, shared: bool) -> Option<Time> {
+        let dead_ms = self.timing().failover_ms();
+        let forgot = self.data.as_ref().is_some_and(|data| data.cache_lost);
+        let there = self.peers[&self.params.peer].heard_within(now.boot, dead_ms * NS_PER_MS);
+        (forgot && shared && there).then(|| self.started.after_ms(4 * dead_ms))
     }
 
     /// The next voter to admit: heard, trusted, and its slot is empty (law R10).
@@ -338,6 +343,16 @@ impl Node {
         }
         if let Err(unfit) = authority::eligible(&read, &self.standing()) {
             return self.refused(now, &unfit);
+        }
+        // That the peer is in S too may be news: this box went down before it had accepted it.
+        let shared = read.in_sync.contains(self.params.peer);
+        if let Some(until) = self
+            .gives_way(now, shared)
+            .filter(|until| *until > now.boot)
+        {
+            self.proposal = None;
+            self.retry_at = until;
+            return;
         }
         let known = self
             .acceptor
