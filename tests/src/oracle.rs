@@ -25,6 +25,9 @@ use crate::net::Host;
 use crate::world::content::{self, BLOCK_LEN, SECTOR_LEN, SECTORS_PER_BLOCK, Value};
 use register::{Moment, NEVER, Register, WriteId};
 
+/// Most blocks of a range that is read back: as large as the largest command of an initiator.
+const RANGE_BLOCKS_MAX: u64 = 8;
+
 /// A broken promise: "L1: volume 1 sector 8: ...".
 pub type Breach = String;
 
@@ -356,22 +359,31 @@ impl Data {
             .map_or(0, |history| history.sectors)
     }
 
-    /// The blocks of a volume that were used, as ranges of one block.
+    /// The blocks of a volume that were used; neighbours are one range, of [`RANGE_BLOCKS_MAX`]
+    /// blocks at most.
     pub fn used_ranges(&self, volume: u32) -> Vec<Range> {
         let Some(history) = self.volumes.get(&volume) else {
             return Vec::new();
         };
-        let blocks: std::collections::BTreeSet<u64> = history
-            .registers
-            .keys()
-            .map(|sector| sector / SECTORS_PER_BLOCK)
-            .collect();
-        let range = |block| Range {
-            volume,
-            first: block * SECTORS_PER_BLOCK,
-            sectors: SECTORS_PER_BLOCK,
-        };
-        blocks.into_iter().map(range).collect()
+        let mut ranges: Vec<Range> = Vec::new();
+        for sector in history.registers.keys() {
+            let first = sector / SECTORS_PER_BLOCK * SECTORS_PER_BLOCK;
+            match ranges.last_mut() {
+                Some(last) if first < last.first + last.sectors => {}
+                Some(last)
+                    if first == last.first + last.sectors
+                        && last.sectors < RANGE_BLOCKS_MAX * SECTORS_PER_BLOCK =>
+                {
+                    last.sectors += SECTORS_PER_BLOCK;
+                }
+                Some(_) | None => ranges.push(Range {
+                    volume,
+                    first,
+                    sectors: SECTORS_PER_BLOCK,
+                }),
+            }
+        }
+        ranges
     }
 
     /// Volumes with a history.

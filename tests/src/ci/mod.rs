@@ -12,6 +12,7 @@ pub mod stage;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::ScopedJoinHandle;
 
 use clap::Parser;
 
@@ -120,14 +121,12 @@ pub fn run(options: &Options) -> ExitCode {
         repository,
         target,
     };
-    let reports: Vec<Report> = options
-        .chosen()
-        .into_iter()
-        .map(|stage| runner::run_stage(stage, &plan))
-        .collect();
+    let watch = runner::now();
+    let reports = run_all(&options.chosen(), &plan);
+    let wall_s = (runner::now() - watch).as_secs_f64();
     let in_ci = matches!(std::env::var("CI").as_deref(), Ok("true" | "1"));
     println!();
-    for line in summary(&reports) {
+    for line in summary(&reports, wall_s) {
         println!("{line}");
     }
     if is_good(&reports, Skips::from_ci(in_ci)) {
@@ -135,6 +134,28 @@ pub fn run(options: &Options) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// One stage after the other, but that one at leisure does not hold up the next.
+fn run_all(stages: &[&Stage], plan: &Plan) -> Vec<Report> {
+    std::thread::scope(|scope| {
+        let mut reports = Vec::new();
+        let mut at_leisure = None;
+        for stage in stages.iter().copied() {
+            if stage.at_leisure && at_leisure.is_none() {
+                at_leisure = Some(scope.spawn(|| runner::run_stage(stage, plan)));
+                continue;
+            }
+            reports.push(runner::run_stage(stage, plan));
+            reports.extend(at_leisure.take().map(joined));
+        }
+        reports.extend(at_leisure.map(joined));
+        reports
+    })
+}
+
+fn joined(stage: ScopedJoinHandle<'_, Report>) -> Report {
+    stage.join().expect("a stage reports its failures")
 }
 
 /// Whether a skip is acceptable.
@@ -166,11 +187,10 @@ fn total(reports: &[Report]) -> Counts {
         .fold(Counts::default(), Counts::plus)
 }
 
-fn summary(reports: &[Report]) -> Vec<String> {
+fn summary(reports: &[Report], wall_s: f64) -> Vec<String> {
     let row = |r: &Report| format!("{:12} {:7.1} s   {}", r.stage, r.seconds, r.counts);
     let mut lines: Vec<String> = reports.iter().map(row).collect();
-    let seconds: f64 = reports.iter().map(|r| r.seconds).sum();
-    lines.push(format!("{:12} {seconds:7.1} s", "all"));
+    lines.push(format!("{:12} {wall_s:7.1} s", "all"));
     lines.push(total(reports).to_string());
     lines
 }
@@ -219,15 +239,15 @@ mod tests {
     #[test]
     fn the_tiers_choose_their_stages() {
         let quick = ["format", "lints", "unit", "swarm", "demo"];
+        let early = ["format", "lints", "unit", "hostile", "swarm", "demo"];
         assert_eq!(chosen(&["--quick"]), quick);
         let plain = [
-            &quick[..],
+            &early[..],
             &[
                 "fuzz",
                 "image",
                 "conformance",
                 "program",
-                "hostile",
                 "cluster",
                 "qemu",
                 "mutants",
@@ -284,11 +304,12 @@ mod tests {
 
     #[test]
     fn the_summary_ends_with_the_plain_count() {
-        let lines = summary(&[report(5, 0, 1), report(7, 2, 0)]);
+        let lines = summary(&[report(5, 0, 1), report(7, 2, 0)], 2.0);
         assert_eq!(
             lines[0],
             "unit             1.2 s   5 passed, 0 failed, 1 skipped"
         );
+        assert_eq!(lines[2], "all              2.0 s");
         assert_eq!(lines.last().unwrap(), "12 passed, 2 failed, 1 skipped");
     }
 

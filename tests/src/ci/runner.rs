@@ -40,7 +40,7 @@ pub fn run_stage(stage: &Stage, plan: &Plan) -> Report {
         }
     };
     let seconds = (now() - started).as_secs_f64();
-    println!("    {counts} in {seconds:.1} s");
+    println!("    {}: {counts} in {seconds:.1} s", stage.name);
     Report {
         stage: stage.name,
         seconds,
@@ -168,7 +168,7 @@ fn quoted(lines: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     clippy::disallowed_methods,
     reason = "the seconds of a stage are for people"
 )]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
@@ -177,6 +177,7 @@ const TAIL_LINES: usize = 40;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ci::run_all;
     use crate::ci::stage::Tier;
 
     fn plan(name: &str) -> Plan {
@@ -223,6 +224,7 @@ mod tests {
         let stage = Stage {
             name,
             tier: Tier::Quick,
+            at_leisure: false,
             packages: &[],
             steps,
         };
@@ -246,6 +248,42 @@ mod tests {
         for line in ["$ sh -c echo first; exit 3\nfirst\n", "out\n", "err\n"] {
             assert!(log.contains(line), "{log}");
         }
+    }
+
+    fn waits_for_the_next(plan: &Plan) -> Vec<Step> {
+        let sign = plan.target.join("sign");
+        let script = format!("until [ -e {} ]; do sleep 0.02; done", sign.display());
+        vec![Step {
+            limit_s: 30,
+            ..shell(&script, Expect::Success)
+        }]
+    }
+
+    fn gives_a_sign(plan: &Plan) -> Vec<Step> {
+        let sign = plan.target.join("sign");
+        vec![shell(&format!("touch {}", sign.display()), Expect::Success)]
+    }
+
+    #[test]
+    fn a_stage_at_leisure_runs_beside_the_next() {
+        let plan = plan("leisure");
+        let stage = |name, at_leisure, steps| Stage {
+            name,
+            tier: Tier::Quick,
+            at_leisure,
+            packages: &[],
+            steps,
+        };
+        let stages = [
+            stage("slow", true, waits_for_the_next),
+            stage("next", false, gives_a_sign),
+            stage("last", false, gives_a_sign),
+        ];
+        let reports = run_all(&stages.each_ref(), &plan);
+        fs::remove_dir_all(plan.target).unwrap();
+        let names: Vec<&str> = reports.iter().map(|report| report.stage).collect();
+        assert_eq!(names, ["next", "slow", "last"]);
+        assert!(reports.iter().all(|report| report.counts.failed == 0));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Stage {
     pub name: &'static str,
     /// The first tier that runs it.
     pub tier: Tier,
+    /// Whether it needs its time and little of the machine: the stage after it runs meanwhile.
+    pub at_leisure: bool,
     /// Without these it is skipped.
     pub packages: &'static [Package],
     /// Its commands, in order. A failed one does not stop the next.
@@ -47,78 +49,91 @@ pub const STAGES: &[Stage] = &[
     Stage {
         name: "format",
         tier: Tier::Quick,
+        at_leisure: false,
         packages: &[],
         steps: format,
     },
     Stage {
         name: "lints",
         tier: Tier::Quick,
+        at_leisure: false,
         packages: &[],
         steps: lints,
     },
     Stage {
         name: "unit",
         tier: Tier::Quick,
+        at_leisure: false,
         packages: &[PYTHON],
         steps: unit,
     },
     Stage {
+        name: "hostile",
+        tier: Tier::Plain,
+        at_leisure: true,
+        packages: &[],
+        steps: hostile,
+    },
+    Stage {
         name: "swarm",
         tier: Tier::Quick,
+        at_leisure: false,
         packages: &[],
         steps: swarm,
     },
     Stage {
         name: "demo",
         tier: Tier::Quick,
+        at_leisure: false,
         packages: &[],
         steps: demo,
     },
     Stage {
         name: "fuzz",
         tier: Tier::Plain,
+        at_leisure: false,
         packages: &[CXX],
         steps: fuzz,
     },
     Stage {
         name: "image",
         tier: Tier::Plain,
+        at_leisure: false,
         packages: &[GDISK],
         steps: image,
     },
     Stage {
         name: "conformance",
         tier: Tier::Plain,
+        at_leisure: false,
         packages: &[LIBISCSI],
         steps: conformance,
     },
     Stage {
         name: "program",
         tier: Tier::Plain,
+        at_leisure: false,
         packages: &[LIBISCSI, QEMU_IMG, QEMU_ISCSI],
         steps: program,
     },
     Stage {
-        name: "hostile",
-        tier: Tier::Plain,
-        packages: &[],
-        steps: hostile,
-    },
-    Stage {
         name: "cluster",
         tier: Tier::Plain,
+        at_leisure: false,
         packages: &[IPROUTE, NFTABLES, PYTHON],
         steps: cluster,
     },
     Stage {
         name: "qemu",
         tier: Tier::Plain,
+        at_leisure: false,
         packages: &[QEMU, PYTHON],
         steps: qemu,
     },
     Stage {
         name: "mutants",
         tier: Tier::Plain,
+        at_leisure: false,
         packages: &[],
         steps: mutants,
     },
@@ -221,8 +236,8 @@ fn integration_tests(folder: &Path) -> Vec<String> {
 fn swarm(plan: &Plan) -> Vec<Step> {
     let histories = match plan.tier {
         Tier::Quick => 2_000,
-        Tier::Plain => 5_000,
-        Tier::Long => 50_000,
+        Tier::Plain => 50_000,
+        Tier::Long => 200_000,
     };
     let swarm = match plan.tier {
         Tier::Quick => "run --quiet --package tests --features mutants --bin swarm",
@@ -517,8 +532,8 @@ mod tests {
         let count = |tier| lines(&swarm(&plan(tier, None)));
         let quick = "run --quiet --package tests --features mutants --bin swarm";
         assert_eq!(count(Tier::Quick), [format!("{quick} -- --histories 2000")]);
-        assert_eq!(count(Tier::Plain), ["swarm -- --histories 5000"]);
-        assert_eq!(count(Tier::Long), ["swarm -- --histories 50000"]);
+        assert_eq!(count(Tier::Plain), ["swarm -- --histories 50000"]);
+        assert_eq!(count(Tier::Long), ["swarm -- --histories 200000"]);
         let injected = lines(&swarm(&plan(Tier::Plain, Some("swarm"))));
         assert!(injected[0].ends_with("--mutant ack-without-peer"));
     }
