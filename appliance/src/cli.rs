@@ -88,6 +88,9 @@ pub enum ClientVerb {
     /// LUN maps: who sees which volume.
     #[command(subcommand)]
     Lun(LunVerb),
+    /// Sessions: who is logged in.
+    #[command(subcommand)]
+    Session(SessionVerb),
     /// Service addresses: they move with the primary role.
     #[command(subcommand)]
     Address(AddressVerb),
@@ -418,6 +421,18 @@ impl ViewerArgs {
             Viewer::Host(name)
         }
     }
+}
+
+/// Sessions.
+#[derive(Debug, Subcommand)]
+pub enum SessionVerb {
+    /// Lists who is logged in to this box, from where and through which portal group.
+    List,
+    /// Drops the sessions of an initiator, which may log in again at once.
+    Drop {
+        /// Its iSCSI name.
+        initiator: String,
+    },
 }
 
 /// Service addresses.

@@ -165,6 +165,10 @@ async fn route(
             }
             Ask::Resync(pace) => cares.send((Care::Pace(pace), answer)).await.is_err(),
             Ask::Scrub(volume) => cares.send((Care::Scrub(volume), answer)).await.is_err(),
+            Ask::DropSessions(initiator) => {
+                let care = Care::DropSessions(initiator);
+                cares.send((care, answer)).await.is_err()
+            }
         };
         if gone {
             return;

@@ -55,13 +55,15 @@ pub(crate) enum Order {
 /// A change of the cluster configuration, with the way back.
 pub(crate) type EditAsked = (Edit, oneshot::Sender<Result<String, Refusal>>);
 
-/// How the primary is to look after the other copy.
+/// What the primary is to look after besides its configuration.
 #[derive(Debug)]
 pub(crate) enum Care {
     /// How fast a resync may be.
     Pace(Pace),
     /// Compare both copies of the volume of this name now.
     Scrub(String),
+    /// Drop the sessions of the initiator of this iSCSI name.
+    DropSessions(String),
 }
 
 /// Such a wish, with the way back.
@@ -91,7 +93,7 @@ pub(crate) struct Setup {
     pub(crate) authority: mpsc::UnboundedSender<ha::Input>,
     /// Changes.
     pub(crate) edits: mpsc::Receiver<EditAsked>,
-    /// Resyncs and scrubs.
+    /// Resyncs, scrubs and sessions.
     pub(crate) cares: mpsc::Receiver<CareAsked>,
     /// What the control thread says of itself.
     pub(crate) authority_status: watch::Receiver<ha::Status>,
@@ -361,7 +363,7 @@ impl Running {
         self.setup.events.add(text);
     }
 
-    /// Only the primary copies and compares; what was asked of it ends with its role.
+    /// Only the primary copies, compares and has sessions; what was asked of it ends with its role.
     fn take_care(&mut self, care: &Care) -> Result<String, Refusal> {
         let status = self.mirror.status();
         let primary = match status.role {
@@ -370,15 +372,32 @@ impl Running {
         };
         if !primary {
             return Err(Refusal::failed(format!(
-                "nothing was changed: resync and scrub are the primary's, and {} is not primary; \
-                 ask {}",
+                "nothing was changed: resync, scrub and sessions are the primary's, and {} is not \
+                 primary; ask {}",
                 self.setup.config.node, self.setup.config.peer
             )));
         }
         match care {
             Care::Pace(pace) => Ok(self.set_pace(*pace, &status)),
             Care::Scrub(name) => self.scrub(name, &status),
+            Care::DropSessions(initiator) => self.drop_initiator(initiator),
         }
+    }
+
+    fn drop_initiator(&self, name: &str) -> Result<String, Refusal> {
+        let dropped = self.services.drop_initiator(name);
+        if dropped == 0 {
+            return Err(Refusal::usage(format!(
+                "{name} has no session here, nothing was changed; see `twinsan session list`"
+            )));
+        }
+        let done = format!(
+            "sessions of {name} dropped: {dropped}; commands that were not answered are aborted. \
+             It may log in again: to keep it out, take its iSCSI name off its host (`twinsan host \
+             list`)"
+        );
+        self.setup.events.add(done.clone());
+        Ok(done)
     }
 
     fn scrub(&self, name: &str, status: &engine::Status) -> Result<String, Refusal> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use replication::inspect::{Finding, Report};
 
-use crate::api::types::{Event, LunMap, Resync, ScrubPass, Status, Volume};
+use crate::api::types::{Event, LunMap, Resync, ScrubPass, Session, Status, Volume};
 use crate::config::Cluster;
 use crate::size;
 
@@ -321,6 +321,17 @@ pub fn volumes(cluster: &Cluster) -> String {
             volume.name,
             size::shown(volume.size_bytes),
             volume.uuid
+        )
+    }))
+}
+
+/// Sessions, a line each: who, from where, through which portal group.
+#[must_use]
+pub fn sessions(sessions: &[Session]) -> String {
+    rows(sessions.iter().map(|session| {
+        format!(
+            "{:<48} from {:<22} portal group {}",
+            session.initiator, session.address, session.tag
         )
     }))
 }

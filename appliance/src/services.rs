@@ -179,6 +179,11 @@ impl Services {
         self.inner.target().sessions()
     }
 
+    /// Drops the sessions of an initiator; how many there were.
+    pub(crate) fn drop_initiator(&self, name: &str) -> usize {
+        self.inner.target().drop_initiator(name)
+    }
+
     /// Starts one service.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::api::client::{Client, Wait};
 use crate::api::types::{Ask, Pace, Refusal, SCHEMA};
 use crate::cli::{
     AddressVerb, ChapArgs, Cli, ClientVerb, ConfigVerb, DiscoveryVerb, GroupVerb, HostArgs,
-    HostVerb, LunVerb, ResyncVerb, ScrubVerb, VolumeVerb, VoterVerb,
+    HostVerb, LunVerb, ResyncVerb, ScrubVerb, SessionVerb, VolumeVerb, VoterVerb,
 };
 use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
 use crate::config::{Cluster, NodeConfig};
@@ -31,6 +31,10 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         ClientVerb::Group(verb) => group(cli, verb).await,
         ClientVerb::Discovery(verb) => discovery(cli, verb).await,
         ClientVerb::Lun(verb) => lun(cli, verb).await,
+        ClientVerb::Session(SessionVerb::List) => sessions(cli).await,
+        ClientVerb::Session(SessionVerb::Drop { initiator }) => {
+            ask(cli, Ask::DropSessions(initiator.clone())).await
+        }
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
         ClientVerb::Voter(VoterVerb::Remove { node, yes: true }) => {
@@ -209,6 +213,16 @@ async fn show(cli: &Cli, name: &str) -> Result<(), Refusal> {
         json(volume)?
     } else {
         render::volume(&status, volume)
+    });
+    Ok(())
+}
+
+async fn sessions(cli: &Cli) -> Result<(), Refusal> {
+    let status = client(cli)?.status().await?;
+    say(&if cli.json {
+        serde_json::json!({"schema": SCHEMA, "sessions": status.sessions}).to_string()
+    } else {
+        render::sessions(&status.sessions)
     });
     Ok(())
 }

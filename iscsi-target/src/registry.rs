@@ -409,18 +409,21 @@ impl Registry {
         }
     }
 
-    /// Drops every session for which `which` says so.
+    /// Drops every session for which `which` says so; how many these are.
     pub fn drop_where(
         &mut self,
         reason: DropReason,
         which: impl Fn(&SessionKey, ConnectionId) -> bool,
-    ) {
+    ) -> usize {
+        let mut dropped = 0;
         for (key, entry) in &self.sessions {
             if which(key, entry.connection) {
                 self.mail
                     .push_back((entry.connection, Notice::Drop(reason)));
+                dropped += 1;
             }
         }
+        dropped
     }
 
     /// Drops the session of a nexus.

@@ -554,6 +554,11 @@ const CHANGES: &[Change] = &[
         USAGE,
         &["127.0.0.99", "address list"],
     ),
+    (
+        &["session", "drop", "iqn.2026-11.org.example:nobody"],
+        USAGE,
+        &["nobody has no session", "session list"],
+    ),
     (&["switchover", "--to", "san3"], USAGE, &["san3"]),
 ];
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tests::ci::assert_no_injected_failure;
 use tests::lab::clock::{self, Stopwatch};
 use tests::lab::demo::{Served, Stage};
-use tests::lab::{Said, said};
+use tests::lab::{Initiator, Said, said};
 
 /// A whole demo ends within this.
 const STORY_LIMIT: Duration = Duration::from_secs(60);
@@ -263,6 +263,8 @@ fn every_verb_speaks_json() {
         "host remove h",
         "volume delete v2 --confirm v1",
         "volume delete v2 --confirm v2",
+        "session list",
+        "session drop iqn.2026-11.org.example:nobody",
         "address list",
         "address remove 127.0.0.99",
         "discovery like-login",
@@ -302,6 +304,51 @@ fn every_verb_speaks_json() {
 }
 
 /// A voter that does not answer is taken off the list, by name; one that is needed is not.
+#[test]
+fn an_operator_drops_sessions_and_the_initiator_comes_back() {
+    let _turn = turn();
+    let stage = Stage::new();
+    let served = stage.serve(&[]);
+    let name = "iqn.2026-11.org.example:dropped";
+    let mut command = stage.plain(Path::new(env!("CARGO_BIN_EXE_load")));
+    let target = served.ready["target"].as_str().expect("as documented");
+    command.args(["write", "--target", target, "--initiator", name]);
+    for portal in ["127.0.0.10:3260", "127.0.0.20:3260"] {
+        command.args(["--portal", portal]);
+    }
+    command.args(["--blocks", "512", "--writers", "4", "--pause-ms", "5"]);
+    let mut load = Initiator::start(command, "load", &stage.home().join("load.log"));
+    load.progress(100, EVENT_LIMIT);
+
+    let socket = served.ready["nodes"]["san1"]["api"].as_str();
+    let socket = socket.expect("as documented");
+    let sessions = || -> Vec<Value> {
+        let told = must(&mut stage.twinsan(&["--json", "--api", socket, "session", "list"]));
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        assert_eq!(told["schema"], 1);
+        told["sessions"].as_array().expect("a list").clone()
+    };
+    let of_load = |found: Vec<Value>| -> Vec<String> {
+        let mine = found.into_iter().filter(|it| it["initiator"] == name);
+        mine.map(|it| it["address"].to_string()).collect()
+    };
+    let before = of_load(sessions());
+    assert_eq!(before.len(), 2, "one on each portal");
+
+    let loud = name.to_uppercase();
+    let told = must(&mut stage.twinsan(&["--api", socket, "session", "drop", &loud]));
+    assert!(told.contains("dropped: 2"), "{told}");
+    load.progress(100, EVENT_LIMIT);
+    let back = clock::until(EVENT_LIMIT, || {
+        let after = of_load(sessions());
+        (after.len() == 2 && before.iter().all(|old| !after.contains(old))).then_some(())
+    });
+    assert!(back.is_some(), "it logs in again: {:?}", sessions());
+    for command in ["stop", "verify", "flush"] {
+        load.must(command);
+    }
+}
+
 #[test]
 fn a_voter_that_is_gone_is_removed() {
     let _turn = turn();

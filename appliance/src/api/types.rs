@@ -265,6 +265,8 @@ pub enum Ask {
     Resync(Pace),
     /// Compares both copies of the volume of this name, now.
     Scrub(String),
+    /// Drops the sessions of the initiator of this iSCSI name.
+    DropSessions(String),
 }
 
 /// What is asked of a resync.

@@ -202,6 +202,18 @@ impl Target {
         }
     }
 
+    /// Drops the sessions of the initiator of that iSCSI name, in any case; how many there were.
+    /// It may log in again at once, as long as a host names it.
+    pub fn drop_initiator(&self, name: &str) -> usize {
+        let mut registry = self.inner.registry.borrow_mut();
+        let dropped = registry.drop_where(DropReason::Operator, |key, _| {
+            key.initiator.eq_ignore_ascii_case(name)
+        });
+        drop(registry);
+        self.inner.deliver();
+        dropped
+    }
+
     /// All sessions.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionInfo> {
