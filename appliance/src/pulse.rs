@@ -34,16 +34,9 @@ impl Pulse {
     async fn missed(&self) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut last, mut missed) = (0, 0);
-        while missed < MISSED_MAX {
+        let mut watcher = Watcher::default();
+        while !watcher.misses(self.beats.load(Ordering::Relaxed)) {
             look.tick().await;
-            let beats = self.beats.load(Ordering::Relaxed);
-            missed = if beats == last && beats != 0 {
-                missed + 1
-            } else {
-                0
-            };
-            last = beats;
         }
     }
 
@@ -56,6 +49,23 @@ impl Pulse {
             threads()
         );
         std::process::abort();
+    }
+}
+
+/// Who looks at the beats now and then.
+#[derive(Debug, Default)]
+struct Watcher {
+    last: u64,
+    missed: u32,
+}
+
+impl Watcher {
+    /// One look; true if beats have been missing for too long.
+    fn misses(&mut self, beats: u64) -> bool {
+        let moves = beats != self.last || beats == 0;
+        self.missed = if moves { 0 } else { self.missed + 1 };
+        self.last = beats;
+        self.missed == MISSED_MAX
     }
 }
 
@@ -90,17 +100,26 @@ fn threads() -> String {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_thread_that_stands_still_is_noticed_and_one_that_rests_is_not() {
-        let pulse = Pulse::default();
-        let limit = LOOK_EVERY * (MISSED_MAX + 5);
-        let missed =
-            |pulse: Pulse| async move { tokio::time::timeout(limit, pulse.missed()).await.is_ok() };
-        assert!(!missed(pulse.clone()).await, "it has not begun");
-        pulse.beat();
-        assert!(missed(pulse.clone()).await, "one beat and no more");
+    /// Whether that many looks find beats missing.
+    fn misses(watcher: &mut Watcher, pulse: &Pulse, looks: u32) -> bool {
+        (0..looks).any(|_| watcher.misses(pulse.beats.load(Ordering::Relaxed)))
+    }
+
+    #[test]
+    fn a_thread_that_stands_still_is_noticed_and_one_that_rests_is_not() {
+        let (mut watcher, pulse) = (Watcher::default(), Pulse::default());
+        assert!(
+            !misses(&mut watcher, &pulse, 2 * MISSED_MAX),
+            "it has not begun"
+        );
+        for _ in 0..3 {
+            pulse.beat();
+            let most = MISSED_MAX; // the first of them sees the beat
+            assert!(!misses(&mut watcher, &pulse, most), "it moves");
+        }
+        assert!(misses(&mut watcher, &pulse, 1), "no beat any more");
         pulse.beat();
         pulse.rest();
-        assert!(!missed(pulse).await, "it rests");
+        assert!(!misses(&mut watcher, &pulse, 2 * MISSED_MAX), "it rests");
     }
 }
