@@ -24,11 +24,18 @@ fn two_seeds_are_two_histories() {
 
 /// Each found a fault when it was first run. A later change of the simulator makes another history
 /// of a seed; the faults have tests of their own where one could be written.
-const ONCE_FAILED: [(u64, &str); 1] = [(
-    4851,
-    "a box that forgot writes promoted itself: it went down before it had accepted that the peer, \
-     which has them, is in sync again",
-)];
+const ONCE_FAILED: [(u64, &str); 2] = [
+    (
+        4851,
+        "a box that forgot writes promoted itself: it went down before it had accepted that the \
+         peer, which has them, is in sync again",
+    ),
+    (
+        44484,
+        "a standby flushed a volume after its deletion, when its backing may be gone: the flush \
+         waited for an earlier write, the deletion for neither",
+    ),
+];
 
 #[test]
 fn histories_that_once_failed_keep_every_promise() {

@@ -5,6 +5,7 @@ use crate::meta::dirty::Part;
 use crate::types::{OpId, SessionId, Time, VolumeNumber};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// What an operation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,30 @@ impl Op {
     }
 }
 
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Self::Opening { .. } => "a step of attaching",
+            Self::Growing { .. } => "a step of growing",
+            Self::Group { .. } => "a write of the group state",
+            Self::Page { .. } => "a write of the dirty map",
+            Self::Intent { .. } => "a write of the intent journal",
+            Self::Flush { .. } | Self::ApplyFlush { .. } => "a flush",
+            Self::Read { .. } | Self::Chunk { .. } => "a read",
+            Self::Fetch { .. } | Self::Compare { .. } | Self::Verify { .. } => {
+                "a read for the peer"
+            }
+            Self::Piece { .. } => "a write",
+            Self::Apply { .. } => "a write of the peer's",
+            Self::Mend { .. } => "a repair",
+        };
+        match self.volume() {
+            Some(volume) => write!(f, "{what}, volume {volume}"),
+            None => f.write_str(what),
+        }
+    }
+}
+
 /// The operations in flight.
 #[derive(Debug, Default)]
 pub(super) struct Ops {
@@ -136,16 +161,16 @@ impl Ops {
 
     /// Which operation is the oldest, and for how long it has been under way. To make a large
     /// volume, or to make one larger, may take its time.
-    fn oldest(&self) -> Option<(OpId, u64)> {
+    fn oldest(&self) -> Option<(OpId, Op, u64)> {
         let mut open = self.open.iter();
         let patient = |op: &Op| matches!(op, Op::Opening { .. } | Op::Growing { .. });
-        let (op, (_, since)) = open.find(|(_, (op, _))| !patient(op))?;
-        Some((*op, self.watched.0 - since.0))
+        let (id, (op, since)) = open.find(|(_, (op, _))| !patient(op))?;
+        Some((*id, *op, self.watched.0 - since.0))
     }
 
     /// When to look at the oldest operation again.
     pub(super) fn look_at(&self, now: Time, timeout_ms: u64) -> Option<Time> {
-        let (op, age) = self.oldest()?;
+        let (op, _, age) = self.oldest()?;
         let left = (timeout_ms * NS_PER_MS).saturating_sub(age);
         let wait = left.clamp(1, LOOK_MS * NS_PER_MS);
         (self.late != Some(op)).then_some(Time(now.0 + wait))
@@ -154,6 +179,11 @@ impl Ops {
 
 impl Engine {
     pub(super) fn submit(&mut self, volume: VolumeNumber, what: Op, io: Io) {
+        let known = self.volumes.contains_key(&volume) || self.opening.contains_key(&volume);
+        assert!(
+            known,
+            "{what:?} on a volume that may have no backing any more"
+        );
         let op = OpId(self.ops.next);
         self.ops.next += 1;
         self.ops.open.insert(op, (what, self.ops.watched));
@@ -248,7 +278,7 @@ impl Engine {
     /// without one the box waits for it, and says so.
     pub(super) fn watch_disk(&mut self) {
         let timeout_ms = self.params.limits.disk_timeout_ms;
-        let Some((op, age)) = self.ops.oldest() else {
+        let Some((id, op, age)) = self.ops.oldest() else {
             return;
         };
         if age < timeout_ms * NS_PER_MS || self.failed.is_some() {
@@ -256,13 +286,13 @@ impl Engine {
         }
         let follows = self.target.is_some();
         if follows || self.counts_peer() {
-            let what = format!("an operation has not ended for {timeout_ms} ms");
+            let what = format!("{op} has not ended for {timeout_ms} ms");
             self.fail_disk(&what, None);
-        } else if self.ops.late != Some(op) {
-            self.ops.late = Some(op);
+        } else if self.ops.late != Some(id) {
+            self.ops.late = Some(id);
             self.alarm(format!(
-                "an operation on the disk of this box has not ended for {timeout_ms} ms; no \
-                 other box can go on, so it is waited for; look at the disk"
+                "{op} on the disk of this box has not ended for {timeout_ms} ms; no other box can \
+                 go on, so it is waited for; look at the disk"
             ));
         }
     }

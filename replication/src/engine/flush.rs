@@ -150,6 +150,11 @@ impl Engine {
         target.flushes = rest;
         let due: VecDeque<(VolumeNumber, u64)> = due;
         for (volume, seq) in due {
+            if !self.volumes.contains_key(&volume) {
+                // deleted by a later frame: its backing may be gone, and nothing of it has to last
+                self.answer_frame(Kind::StableAck, volume, seq);
+                continue;
+            }
             self.submit(
                 volume,
                 Op::ApplyFlush {
