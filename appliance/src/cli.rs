@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::address::{Cidr, Network};
-use crate::config::cluster::Viewer;
+use crate::config::cluster::{Generation, Viewer};
 
 /// Two servers and a switch: one mirrored iSCSI array.
 #[derive(Debug, Parser)]
@@ -502,6 +502,33 @@ pub enum ConfigVerb {
     Show,
     /// Checks this box's `node.toml` and what it names, and changes nothing.
     Check,
+    /// Makes the cluster configuration what a file says, as one change.
+    ///
+    /// The file looks like what `config show` prints. A secret that is masked there stays what it
+    /// is; generations, numbers and tags are not looked at. No volume is deleted or made smaller.
+    Apply {
+        /// The file.
+        file: PathBuf,
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Says what `config apply` would change.
+    Diff {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Lists the last changes of the cluster configuration.
+    History,
+    /// Takes back changes of the cluster configuration; volumes stay as they are.
+    Rollback {
+        /// The generation to go back to, like 3.12; default: only the newest change is taken back.
+        #[arg(long, value_name = "GENERATION")]
+        to: Option<Generation>,
+        /// Only say what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[cfg(test)]

@@ -10,15 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use replication::shell::LeaseCell;
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::api::server::{self, Asked, Daemon};
 use crate::api::types::{Ask, Refusal, Status};
 use crate::cli::LabArgs;
+use crate::config::plan::Change;
 use crate::config::{Cluster, NodeConfig};
 use crate::control::{self, OperatorAsked, Wish};
-use crate::data::{self, Care, CareAsked, EditAsked, Order};
+use crate::data::{self, Care, CareAsked, ChangeAsked, Order};
 use crate::events::EventLog;
 use crate::identity::Identity;
 use crate::membership::Member;
@@ -71,12 +73,13 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     let (lease, pulse) = (LeaseCell::new(), Pulse::default());
     let (orders_in, orders) = mpsc::unbounded_channel();
     let (authority_in, authority) = mpsc::unbounded_channel();
-    let (edits_in, edits) = mpsc::channel(ASKS_MAX);
+    let (changes_in, changes) = mpsc::channel(ASKS_MAX);
     let (operator_in, operator) = mpsc::channel(ASKS_MAX);
     let (cares_in, cares) = mpsc::channel(ASKS_MAX);
     let (asks_in, asks) = mpsc::channel(ASKS_MAX);
     let (status_in, status) = watch::channel(Status::default());
     let (cluster_in, cluster) = watch::channel(Cluster::default());
+    let (history_in, history) = watch::channel(Vec::new());
 
     let control = control::start(control::Setup {
         config: config.clone(),
@@ -108,29 +111,39 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         lease,
         orders,
         authority: authority_in,
-        edits,
+        changes,
         cares,
         authority_status: control.status,
         status: status_in,
         cluster: cluster_in,
+        history: history_in,
         events: Arc::clone(&events),
         pulse: pulse.clone(),
     })?;
     tokio::spawn(pulse.watch());
-    tokio::spawn(route(asks, edits_in, operator_in, cares_in));
-    let api = server::serve(
-        socket,
-        Daemon {
-            status,
-            cluster,
-            events,
-            asks: asks_in,
-        },
-    );
+    tokio::spawn(route(asks, changes_in, operator_in, cares_in));
+    let daemon = Daemon {
+        status,
+        cluster,
+        history,
+        events,
+        asks: asks_in,
+    };
+    answer(socket, daemon, &orders_in).await
+}
+
+/// Answers the API until the daemon is told to stop, then stops it.
+async fn answer(
+    socket: UnixListener,
+    daemon: Daemon,
+    orders: &mpsc::UnboundedSender<Order>,
+) -> Result<(), Refusal> {
     tokio::select! {
-        ended = api => ended.map_err(|error| Refusal::failed(format!("the API ended: {error}"))),
+        ended = server::serve(socket, daemon) => {
+            ended.map_err(|error| Refusal::failed(format!("the API ended: {error}")))
+        }
         () = told_to_stop() => {
-            stop(&orders_in).await;
+            stop(orders).await;
             Ok(())
         }
     }
@@ -148,13 +161,21 @@ fn start_data(setup: data::Setup) -> Result<(), Refusal> {
 /// Changes of the configuration go to the data thread, changes of role to the control thread.
 async fn route(
     mut asks: mpsc::Receiver<Asked>,
-    edits: mpsc::Sender<EditAsked>,
+    changes: mpsc::Sender<ChangeAsked>,
     operator: mpsc::Sender<OperatorAsked>,
     cares: mpsc::Sender<CareAsked>,
 ) {
     while let Some((ask, answer)) = asks.recv().await {
         let gone = match ask {
-            Ask::Edit(edit) => edits.send((edit, answer)).await.is_err(),
+            Ask::Edit(edit) => changes.send((Change::Edit(edit), answer)).await.is_err(),
+            Ask::Apply { wanted, rehearsal } => {
+                let change = Change::Apply { wanted, rehearsal };
+                changes.send((change, answer)).await.is_err()
+            }
+            Ask::Rollback { to, rehearsal } => {
+                let change = Change::Rollback { to, rehearsal };
+                changes.send((change, answer)).await.is_err()
+            }
             Ask::Switchover { to } => {
                 let wish = Wish::Switchover { to };
                 operator.send((wish, answer)).await.is_err()

@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::types::{Pace, Refusal, Status};
-use crate::config::cluster::Edit;
 use crate::config::node::{Encryption, Link, PoolIo};
+use crate::config::plan::{Change, Past};
 use crate::config::{Cluster, NodeConfig};
 use crate::events::EventLog;
 use crate::identity::{self, Identity};
@@ -53,7 +53,7 @@ pub(crate) enum Order {
 }
 
 /// A change of the cluster configuration, with the way back.
-pub(crate) type EditAsked = (Edit, oneshot::Sender<Result<String, Refusal>>);
+pub(crate) type ChangeAsked = (Change, oneshot::Sender<Result<String, Refusal>>);
 
 /// What the primary is to look after besides its configuration.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ pub(crate) struct Setup {
     /// What the control thread must hear.
     pub(crate) authority: mpsc::UnboundedSender<ha::Input>,
     /// Changes.
-    pub(crate) edits: mpsc::Receiver<EditAsked>,
+    pub(crate) changes: mpsc::Receiver<ChangeAsked>,
     /// Resyncs, scrubs and sessions.
     pub(crate) cares: mpsc::Receiver<CareAsked>,
     /// What the control thread says of itself.
@@ -101,6 +101,8 @@ pub(crate) struct Setup {
     pub(crate) status: watch::Sender<Status>,
     /// Where the cluster configuration is published.
     pub(crate) cluster: watch::Sender<Cluster>,
+    /// Where the changes that led to it are published.
+    pub(crate) history: watch::Sender<Vec<Past>>,
     /// Events of this box.
     pub(crate) events: Arc<EventLog>,
     /// This thread's sign of life.
@@ -233,7 +235,7 @@ fn tls(config: &NodeConfig, link: &Link, membership: &Member) -> Option<Tls> {
 
 async fn start(mut setup: Setup) -> Result<Running, String> {
     let (_, none) = mpsc::channel(1);
-    let edits = std::mem::replace(&mut setup.edits, none);
+    let changes = std::mem::replace(&mut setup.changes, none);
     let config = &setup.config;
     let paths = paths(config, &setup.membership).await?;
     let pool = open_pool(config)?;
@@ -258,11 +260,12 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         group_name: setup.membership.pair.group.simple().to_string()[..8].to_owned(),
         events: Arc::clone(&setup.events),
         cluster: setup.cluster.clone(),
+        history: setup.history.clone(),
         own: config.addresses(),
         lease: setup.lease.clone(),
     });
     let every = tick_every(&setup.timing);
-    tokio::task::spawn_local(change(services.clone(), edits, every));
+    tokio::task::spawn_local(change(services.clone(), changes, every));
     let progress = status::Progress::default();
     Ok(Running {
         setup,
@@ -502,13 +505,13 @@ fn interval(every: Duration) -> tokio::time::Interval {
 }
 
 /// Changes of the system volume, one at a time: each starts from what the one before made.
-async fn change(services: Services, mut edits: mpsc::Receiver<EditAsked>, every: Duration) {
+async fn change(services: Services, mut changes: mpsc::Receiver<ChangeAsked>, every: Duration) {
     let mut tick = interval(every);
     loop {
         tokio::select! {
-            asked = edits.recv() => {
-                let Some((edit, answer)) = asked else { return };
-                let result = services.edit(&edit).await;
+            asked = changes.recv() => {
+                let Some((change, answer)) = asked else { return };
+                let result = services.change(&change).await;
                 drop(answer.send(result));
             }
             _ = tick.tick() => {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use replication::inspect::{Finding, Report};
 
-use crate::api::types::{Event, LunMap, Resync, ScrubPass, Session, Status, Volume};
+use crate::api::types::{Event, LunMap, Made, Resync, ScrubPass, Session, Status, Volume};
 use crate::config::Cluster;
 use crate::size;
 
@@ -281,15 +281,32 @@ pub fn scrub(size_bytes: u64, pass: &ScrubPass) -> String {
 /// One event with its date and time of day (UTC).
 #[must_use]
 pub fn event(event: &Event) -> String {
-    let seconds = event.unix_ms / 1000;
+    format!("{}  {}", moment(event.unix_ms), event.text)
+}
+
+/// Changes of the cluster configuration, oldest first, with what each of them changed.
+#[must_use]
+pub fn history(history: &[Made]) -> String {
+    rows(history.iter().map(|made| {
+        format!(
+            "{:<10} {}  {}",
+            made.generation.to_string(),
+            moment(made.unix_ms),
+            made.told.join("; ")
+        )
+    }))
+}
+
+/// Date and time of day (UTC).
+fn moment(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1000;
     let (year, month, day) = date(seconds / 86_400);
     format!(
-        "{year}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:03}Z  {}",
+        "{year}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:03}Z",
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60,
-        event.unix_ms % 1000,
-        event.text
+        unix_ms % 1000
     )
 }
 

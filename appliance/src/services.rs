@@ -2,6 +2,7 @@
 //! on the data thread; the order and the retries are `ha`'s.
 
 mod addresses;
+mod changes;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,19 +21,20 @@ use iscsi_target::shell::{Target, TargetSettings};
 use iscsi_target::types::PortalTag;
 use replication::engine::Input;
 use replication::shell::{Handle, LeaseCell};
-use replication::types::{VolumeNumber, VolumeSpec};
+use replication::types::VolumeNumber;
 use tokio::sync::watch;
 
 use self::addresses::Held;
 use crate::api::types::Refusal;
 use crate::config::Cluster;
 use crate::config::address::Cidr;
-use crate::config::cluster::{Edit, Volume as VolumeConfig};
+use crate::config::cluster::Volume as VolumeConfig;
+use crate::config::plan::{Change, Past};
 use crate::events::EventLog;
 use crate::masking::Masking;
 use crate::network::Addresses;
 use crate::reservations::{Ledger, VolumeKey};
-use crate::system::{Replicated, SystemVolume, awaited};
+use crate::system::{Replicated, SystemVolume};
 use crate::volume::Volume;
 
 /// Initiators remembered; a stranger under host `any` may choose its name.
@@ -62,6 +64,7 @@ struct Inner {
     group_name: String,
     events: Arc<EventLog>,
     cluster: watch::Sender<Cluster>,
+    history: watch::Sender<Vec<Past>>,
     system: SystemVolume,
     ledger: Rc<Ledger>,
     value: RefCell<Replicated>,
@@ -107,6 +110,8 @@ pub(crate) struct Parts {
     pub(crate) events: Arc<EventLog>,
     /// Where each cluster configuration in force is published.
     pub(crate) cluster: watch::Sender<Cluster>,
+    /// Where the changes that led to it are published.
+    pub(crate) history: watch::Sender<Vec<Past>>,
     /// The boxes' own addresses: no service address may be one of them.
     pub(crate) own: BTreeSet<IpAddr>,
     /// Nothing is announced without it.
@@ -124,6 +129,7 @@ impl Services {
             group_name,
             events,
             cluster,
+            history,
             own,
             lease,
         } = parts;
@@ -139,6 +145,7 @@ impl Services {
                 group_name,
                 events,
                 cluster,
+                history,
                 value: RefCell::default(),
                 cache_lost: RefCell::default(),
                 epoch: Cell::new(0),
@@ -247,8 +254,8 @@ impl Services {
     ///
     /// # Errors
     /// A refusal; nothing has changed unless it says so.
-    pub(crate) async fn edit(&self, edit: &Edit) -> Result<String, Refusal> {
-        self.inner.edit(edit).await
+    pub(crate) async fn change(&self, change: &Change) -> Result<String, Refusal> {
+        self.inner.change(change).await
     }
 }
 
@@ -329,6 +336,7 @@ impl Inner {
             );
         }
         self.cluster.send_replace(value.cluster.clone());
+        self.history.send_replace(value.history.clone());
         self.value.replace(value);
         Ok(())
     }
@@ -390,114 +398,6 @@ impl Inner {
             reserved,
         }
     }
-
-    async fn edit(&self, edit: &Edit) -> Result<String, Refusal> {
-        if !self.configured.get() {
-            return Err(Refusal::failed(
-                "this box does not serve the pair now, so nothing was changed; ask the primary box \
-                 (see `twinsan status`)",
-            ));
-        }
-        let mut value = self.value.borrow().clone();
-        // A change that was cut short may have used a number without leaving a volume.
-        let used = self.mirror.status().highest.0;
-        value.cluster.next_volume = value.cluster.next_volume.max(used + 1);
-        let before = value.cluster.clone();
-        let after = before
-            .with(edit, self.epoch.get())
-            .map_err(Refusal::usage)?;
-        if let Edit::AddAddress(cidr) = edit {
-            self.may_serve(*cidr).await.map_err(Refusal::usage)?;
-        }
-        value.cluster = after.clone();
-        SystemVolume::check(&value).map_err(Refusal::usage)?;
-        if let Edit::AddVolume { name, .. } = edit {
-            let volume = after.volume(name).map_err(Refusal::usage)?;
-            self.make_volume(volume).await.map_err(Refusal::failed)?;
-        }
-        if let Edit::GrowVolume { name, size_bytes } = edit {
-            let number = VolumeNumber(after.volume(name).map_err(Refusal::usage)?.number);
-            let grow = |reply| self.mirror.grow_volume(number, *size_bytes, reply);
-            let grown = awaited(grow).await;
-            grown.map_err(|why| Refusal::failed(format!("volume {name} was not grown: {why}")))?;
-        }
-        self.system.store(&value).await.map_err(|error| {
-            Refusal::failed(format!(
-                "{error}; the change may or may not be in force: look at `twinsan config show`"
-            ))
-        })?;
-        let stored = |error: String| {
-            Refusal::failed(format!(
-                "the change is stored on every in-sync box, but not all of it is done yet: \
-                 {error}; see `twinsan events`"
-            ))
-        };
-        self.put_in_force(value, Units::Live).map_err(stored)?;
-        self.follow(edit, &before, &after).await.map_err(stored)?;
-        let generation = after.generation;
-        let text = format!(
-            "done: cluster configuration {}.{} is on every in-sync box",
-            generation.epoch, generation.counter
-        );
-        self.events.add(format!("{text} ({})", describe(edit)));
-        Ok(text)
-    }
-
-    async fn make_volume(&self, volume: &VolumeConfig) -> Result<(), String> {
-        let spec = VolumeSpec {
-            number: VolumeNumber(volume.number),
-            uuid: volume.uuid.as_u128(),
-            size_bytes: volume.size_bytes,
-        };
-        awaited(|reply| self.mirror.create_volume(spec, reply))
-            .await
-            .map(|_| ())
-    }
-
-    /// What a change asks for beyond the configuration itself.
-    async fn follow(&self, edit: &Edit, before: &Cluster, after: &Cluster) -> Result<(), String> {
-        match edit {
-            Edit::RemoveVolume(name) => {
-                let number = VolumeNumber(before.volume(name)?.number);
-                awaited(|reply| self.mirror.delete_volume(number, reply))
-                    .await
-                    .map(|_| ())
-            }
-            Edit::AddAddress(cidr) => {
-                let added = after.addresses.iter().find(|address| address.cidr == *cidr);
-                self.raise(added.ok_or("the new address is gone again")?)
-                    .await
-            }
-            Edit::RemoveAddress(ip) => {
-                let held = self
-                    .held
-                    .borrow()
-                    .keys()
-                    .find(|cidr| cidr.ip() == *ip)
-                    .copied();
-                let Some(cidr) = held else { return Ok(()) };
-                self.missing.borrow_mut().remove(&cidr);
-                let held = self.held.borrow_mut().remove(&cidr);
-                if let Some(held) = held {
-                    self.lower(cidr, held).await;
-                }
-                Ok(())
-            }
-            Edit::Target(_)
-            | Edit::AddVolume { .. }
-            | Edit::GrowVolume { .. }
-            | Edit::Discovery(_)
-            | Edit::AddHost(_)
-            | Edit::RemoveHost(_)
-            | Edit::AddGroup(_)
-            | Edit::RemoveGroup(_)
-            | Edit::Join(_)
-            | Edit::Leave(_)
-            | Edit::Map(_)
-            | Edit::Unmap { .. }
-            | Edit::ScrubRate(_) => Ok(()),
-        }
-    }
 }
 
 fn target_named(name: &str) -> Target {
@@ -506,33 +406,4 @@ fn target_named(name: &str) -> Target {
         alias: "twinsan".to_owned(),
         limits: Limits::default(),
     })
-}
-
-/// A change in words, without secrets.
-fn describe(edit: &Edit) -> String {
-    match edit {
-        Edit::Target(name) => format!("target {name}"),
-        Edit::AddVolume { name, .. } => format!("volume {name} made"),
-        Edit::GrowVolume { name, size_bytes } => {
-            format!("volume {name} has {}", crate::size::shown(*size_bytes))
-        }
-        Edit::RemoveVolume(name) => format!("volume {name} deleted"),
-        Edit::Discovery(Some(chap)) => format!("discovery needs CHAP of {}", chap.user),
-        Edit::Discovery(None) => "discovery needs what each host must prove".to_owned(),
-        Edit::AddHost(host) => format!("host {} added", host.name),
-        Edit::RemoveHost(name) => format!("host {name} removed"),
-        Edit::AddGroup(name) => format!("group {name} made"),
-        Edit::RemoveGroup(name) => format!("group {name} deleted"),
-        Edit::Join(it) => format!("host {} joined group {}", it.host, it.group),
-        Edit::Leave(it) => format!("host {} left group {}", it.host, it.group),
-        Edit::Map(map) => format!("volume {} is LUN {} of {}", map.volume, map.lun, map.to),
-        Edit::Unmap { from, lun } => format!("LUN {lun} of {from} unmapped"),
-        Edit::AddAddress(cidr) => format!("service address {cidr} added"),
-        Edit::RemoveAddress(ip) => format!("service address {ip} removed"),
-        Edit::ScrubRate(0) => "volumes are not scrubbed any more".to_owned(),
-        Edit::ScrubRate(bytes_per_s) => {
-            let rate = crate::size::shown(*bytes_per_s);
-            format!("volumes are scrubbed at {rate}/s")
-        }
-    }
 }

@@ -10,6 +10,7 @@ use replication::types::{Fua, VolumeNumber};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Cluster;
+use crate::config::plan::Past;
 use crate::state::{self, Slots};
 
 /// The value.
@@ -23,6 +24,8 @@ pub(crate) struct Replicated {
     /// Who has not yet heard that which volumes lost unflushed writes with the power: the next
     /// flush of each of these initiators must fail on each of its volumes.
     pub(crate) cache_lost: BTreeMap<String, BTreeSet<u32>>,
+    /// The last changes of the cluster configuration, oldest first.
+    pub(crate) history: Vec<Past>,
 }
 
 impl Replicated {

@@ -14,7 +14,7 @@ use crate::cli::{
     HostVerb, LunVerb, ResyncVerb, ScrubVerb, SessionVerb, VolumeVerb, VoterVerb,
 };
 use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
-use crate::config::{Cluster, NodeConfig};
+use crate::config::{self, Cluster, NodeConfig};
 use crate::membership::Member;
 use crate::{render, size};
 
@@ -53,6 +53,21 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
             list(cli, show).await
         }
         ClientVerb::Config(ConfigVerb::Check) => config_check(cli),
+        ClientVerb::Config(ConfigVerb::Apply { file, dry_run }) => {
+            let wanted = Box::new(wanted(file)?);
+            let rehearsal = *dry_run;
+            ask(cli, Ask::Apply { wanted, rehearsal }).await
+        }
+        ClientVerb::Config(ConfigVerb::Diff { file }) => {
+            let wanted = Box::new(wanted(file)?);
+            let rehearsal = true;
+            ask(cli, Ask::Apply { wanted, rehearsal }).await
+        }
+        ClientVerb::Config(ConfigVerb::History) => history(cli).await,
+        ClientVerb::Config(ConfigVerb::Rollback { to, dry_run }) => {
+            let (to, rehearsal) = (*to, *dry_run);
+            ask(cli, Ask::Rollback { to, rehearsal }).await
+        }
     }
 }
 
@@ -223,6 +238,22 @@ async fn sessions(cli: &Cli) -> Result<(), Refusal> {
         serde_json::json!({"schema": SCHEMA, "sessions": status.sessions}).to_string()
     } else {
         render::sessions(&status.sessions)
+    });
+    Ok(())
+}
+
+/// A cluster configuration that an operator wrote.
+fn wanted(file: &Path) -> Result<Cluster, Refusal> {
+    config::load::file(file)
+        .map_err(|error| Refusal::usage(format!("nothing was changed: {error}")))
+}
+
+async fn history(cli: &Cli) -> Result<(), Refusal> {
+    let history = client(cli)?.history().await?;
+    say(&if cli.json {
+        serde_json::json!({"schema": SCHEMA, "history": history}).to_string()
+    } else {
+        render::history(&history)
     });
     Ok(())
 }

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{Ask, Event, Refusal, Status};
+use super::types::{Ask, Event, Made, Refusal, Status};
 use crate::config::Cluster;
 
 /// Answers are small documents.
@@ -58,6 +58,14 @@ impl Client {
     /// A refusal that says why there is no answer.
     pub async fn config(&self) -> Result<Cluster, Refusal> {
         self.call(Method::GET, "/v1/config", Bytes::new()).await
+    }
+
+    /// The last changes of the cluster configuration, oldest first.
+    ///
+    /// # Errors
+    /// A refusal that says why there is no answer.
+    pub async fn history(&self) -> Result<Vec<Made>, Refusal> {
+        self.call(Method::GET, "/v1/history", Bytes::new()).await
     }
 
     /// Asks for something to be done; the answer is a sentence.

@@ -13,8 +13,9 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::types::{Ask, Event, Refusal, RefusalKind, Status};
+use super::types::{Ask, Event, Made, Refusal, RefusalKind, Status};
 use crate::config::Cluster;
+use crate::config::plan::Past;
 use crate::events::EventLog;
 
 /// How long a request for the next event waits at the most.
@@ -32,6 +33,8 @@ pub(crate) struct Daemon {
     pub(crate) status: watch::Receiver<Status>,
     /// Newest cluster configuration.
     pub(crate) cluster: watch::Receiver<Cluster>,
+    /// The changes that led to it.
+    pub(crate) history: watch::Receiver<Vec<Past>>,
     /// Events of this box.
     pub(crate) events: Arc<EventLog>,
     /// Changes.
@@ -64,6 +67,7 @@ pub(crate) async fn serve(listener: UnixListener, daemon: Daemon) -> std::io::Re
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
         .route("/v1/config", get(config))
+        .route("/v1/history", get(history))
         .route("/v1/ask", post(ask))
         .with_state(daemon);
     axum::serve(listener, router).await
@@ -74,14 +78,28 @@ async fn status(State(daemon): State<Daemon>) -> Json<Status> {
 }
 
 async fn config(State(daemon): State<Daemon>) -> Result<Json<Cluster>, Refusal> {
-    let cluster = daemon.cluster.borrow().masked();
-    if cluster.target.is_empty() {
-        return Err(Refusal::failed(
-            "this box has not read the cluster configuration, because it does not serve; ask the \
-             primary box (see `twinsan status`)",
-        ));
+    Ok(Json(daemon.cluster()?))
+}
+
+async fn history(State(daemon): State<Daemon>) -> Result<Json<Vec<Made>>, Refusal> {
+    daemon.cluster()?;
+    Ok(Json(
+        daemon.history.borrow().iter().map(Made::from).collect(),
+    ))
+}
+
+impl Daemon {
+    /// The cluster configuration, without secrets.
+    fn cluster(&self) -> Result<Cluster, Refusal> {
+        let cluster = self.cluster.borrow().masked();
+        if cluster.target.is_empty() {
+            return Err(Refusal::failed(
+                "this box has not read the cluster configuration, because it does not serve; ask \
+                 the primary box (see `twinsan status`)",
+            ));
+        }
+        Ok(cluster)
     }
-    Ok(Json(cluster))
 }
 
 #[derive(Deserialize)]

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::cluster::{Edit, Generation};
+use crate::config::cluster::{Cluster, Edit, Generation};
+use crate::config::plan::Past;
 
 /// Version of every JSON document this program prints.
 pub const SCHEMA: u32 = 1;
@@ -245,12 +246,47 @@ pub struct Event {
     pub text: String,
 }
 
+/// One change of the cluster configuration.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Made {
+    /// The generation that it made.
+    pub generation: Generation,
+    /// Milliseconds since 1970, for people.
+    pub unix_ms: u64,
+    /// What was changed, a sentence for each edit.
+    pub told: Vec<String>,
+}
+
+impl From<&Past> for Made {
+    fn from(past: &Past) -> Self {
+        Self {
+            generation: past.generation,
+            unix_ms: past.unix_ms,
+            told: past.told.clone(),
+        }
+    }
+}
+
 /// What a client asks for.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
     /// A change of the cluster configuration.
     Edit(Edit),
+    /// Makes the cluster configuration this one.
+    Apply {
+        /// As `config show` prints it; secrets that are masked stay what they are.
+        wanted: Box<Cluster>,
+        /// Only say what would change.
+        rehearsal: bool,
+    },
+    /// Takes changes of the cluster configuration back.
+    Rollback {
+        /// The generation to go back to; none: the one before the newest.
+        to: Option<Generation>,
+        /// Only say what would change.
+        rehearsal: bool,
+    },
     /// Moves the primary role; to the peer if no box is named.
     Switchover {
         /// Name of the box.

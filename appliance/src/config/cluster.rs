@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -15,6 +16,7 @@ use replication::meta;
 
 use super::address::{Cidr, Network};
 use super::node::name_is_plain;
+use super::plan::MASK;
 use crate::masking::Masking;
 use crate::size;
 
@@ -93,6 +95,25 @@ pub struct Generation {
     pub counter: u64,
 }
 
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.counter)
+    }
+}
+
+impl FromStr for Generation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('.');
+        let parsed = parts.and_then(|(epoch, counter)| {
+            let (epoch, counter) = (epoch.parse().ok()?, counter.parse().ok()?);
+            Some(Self { epoch, counter })
+        });
+        parsed.ok_or_else(|| format!("`{text}` is no generation; they look like 3.12"))
+    }
+}
+
 /// A service address: moves with the primary role.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +121,7 @@ pub struct Address {
     /// The address and the bits of its network.
     pub cidr: Cidr,
     /// Portal group tag, target port group and relative port: they belong to the portal.
+    #[serde(default)]
     pub tag: u16,
 }
 
@@ -110,8 +132,10 @@ pub struct Volume {
     /// Name, for people.
     pub name: String,
     /// Number in the group.
+    #[serde(default)]
     pub number: u32,
     /// Identity; NAA id and serial derive from it.
+    #[serde(default)]
     pub uuid: Uuid,
     /// Size.
     pub size_bytes: u64,
@@ -259,8 +283,19 @@ impl Cluster {
     /// # Errors
     /// A sentence with what is wrong and what to do; nothing changes.
     pub fn with(&self, edit: &Edit, epoch: u64) -> Result<Self, String> {
+        self.with_all(std::slice::from_ref(edit), epoch)
+    }
+
+    /// The value after `edits`, which are one change, made by the primary of `epoch`. Between them
+    /// it need not be valid.
+    ///
+    /// # Errors
+    /// A sentence with what is wrong and what to do; nothing changes.
+    pub fn with_all(&self, edits: &[Edit], epoch: u64) -> Result<Self, String> {
         let mut next = self.clone();
-        next.edit(edit)?;
+        for edit in edits {
+            next.edit(edit)?;
+        }
         next.check()?;
         next.generation = if self.generation.epoch == epoch {
             Generation {
@@ -277,7 +312,7 @@ impl Cluster {
         Ok(next)
     }
 
-    fn edit(&mut self, edit: &Edit) -> Result<(), String> {
+    pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), String> {
         match edit {
             Edit::Target(name) if self.maps.is_empty() && self.addresses.is_empty() => {
                 self.target = hosts::check_initiator(name).map_err(|error| error.to_string())?;
@@ -445,7 +480,17 @@ impl Cluster {
             name_is_plain(&host.name)?;
         }
         self.check_groups()?;
-        for map in &self.maps {
+        for (index, map) in self.maps.iter().enumerate() {
+            let same = |other: &&Map| other.to == map.to && other.lun == map.lun;
+            if let Some(other) = self.maps[..index].iter().find(same) {
+                return Err(format!(
+                    "{} has volume {} as LUN {} already; first `{}`, or choose another number",
+                    map.to,
+                    other.volume,
+                    map.lun,
+                    other.unmap()
+                ));
+            }
             match &map.to {
                 Viewer::Host(name) => {
                     self.host(name)?;
@@ -541,9 +586,9 @@ impl Cluster {
         let mut shown = self.clone();
         let hosts = shown.hosts.iter_mut().filter_map(|host| host.chap.as_mut());
         for chap in hosts.chain(shown.discovery.as_mut()) {
-            "***".clone_into(&mut chap.secret);
+            MASK.clone_into(&mut chap.secret);
             if let Some((_, secret)) = &mut chap.mutual {
-                "***".clone_into(secret);
+                MASK.clone_into(secret);
             }
         }
         shown

@@ -8,6 +8,7 @@ pub mod address;
 pub mod cluster;
 pub mod load;
 pub mod node;
+pub mod plan;
 
 pub use cluster::Cluster;
 pub use load::ConfigError;

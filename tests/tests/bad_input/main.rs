@@ -1,6 +1,7 @@
 //! What a user gets wrong, and what strangers send: each case names its exit code and the words
 //! that help, and changes nothing.
 
+mod applied;
 mod changes;
 
 use std::collections::BTreeMap;

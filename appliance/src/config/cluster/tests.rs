@@ -94,7 +94,7 @@ fn bad_edits_say_why() {
         (Edit::AddHost(host("b", "iqn.2026-11.org.x:*")), "wildcard"),
         (Edit::AddHost(any), "needs source networks"),
         (Edit::AddHost(short), "at least 12 bytes"),
-        (Edit::Map(map), "mapped twice"),
+        (Edit::Map(map), "volume v as LUN 0 already"),
         (
             Edit::GrowVolume {
                 name: "v".into(),
