@@ -33,6 +33,10 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         ClientVerb::Lun(verb) => lun(cli, verb).await,
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
+        ClientVerb::ForcePrimary { confirm } => {
+            let confirm = confirm.clone();
+            ask(cli, Ask::ForcePrimary { confirm }).await
+        }
         ClientVerb::Voter(VoterVerb::Remove { node, yes: true }) => {
             ask(cli, Ask::RemoveVoter { node: node.clone() }).await
         }
