@@ -71,6 +71,12 @@ pub enum Mutant {
     DetachWithLease,
     /// A primary that lost its disk gives the role to a peer that is silent since then (R1).
     DetachToSilence,
+    /// A power device's word that it obeyed counts as off (R11).
+    TrustAccepted,
+    /// One device of a level is enough, although the box has other supplies (R11).
+    OneIsEnough,
+    /// A power device is asked while it still answers somebody else (R11).
+    CrowdBus,
 }
 
 /// Every mutant by name.
@@ -104,6 +110,9 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("detach-keeps-both", Mutant::DetachKeepsBoth),
     ("detach-with-lease", Mutant::DetachWithLease),
     ("detach-to-silence", Mutant::DetachToSilence),
+    ("trust-accepted", Mutant::TrustAccepted),
+    ("one-is-enough", Mutant::OneIsEnough),
+    ("crowd-bus", Mutant::CrowdBus),
 ];
 
 /// Mutants that another rule makes up for; they change nothing that anybody can see.

@@ -21,6 +21,18 @@ const KILLS: &[(&str, &str)] = &[
         "disk::r1_a_failed_disk_moves_nothing_to_a_peer_that_has_just_died",
     ),
     (
+        "trust-accepted",
+        "fence::r11_a_box_is_off_when_its_device_says_so_and_not_when_it_obeys",
+    ),
+    (
+        "one-is-enough",
+        "fence::r11_every_supply_of_a_box_has_to_be_off",
+    ),
+    (
+        "crowd-bus",
+        "fence::r11_a_bus_carries_one_question_at_a_time",
+    ),
+    (
         "reuse-ballot",
         "hazards::h5b_no_ballot_is_used_twice_across_a_crash",
     ),
