@@ -257,6 +257,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         events: Arc::clone(&setup.events),
         cluster: setup.cluster.clone(),
         own: config.addresses(),
+        boxes: [config.node.clone(), config.peer.clone()],
         lease: setup.lease.clone(),
     });
     let every = tick_every(&setup.timing);

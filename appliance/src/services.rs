@@ -28,6 +28,7 @@ use crate::api::types::Refusal;
 use crate::config::Cluster;
 use crate::config::address::Cidr;
 use crate::config::cluster::{Edit, Volume as VolumeConfig};
+use crate::config::fence::Fence;
 use crate::events::EventLog;
 use crate::masking::Masking;
 use crate::network::Addresses;
@@ -81,6 +82,8 @@ struct Inner {
     raising: RefCell<BTreeSet<Cidr>>,
     /// The boxes' own addresses.
     own: BTreeSet<IpAddr>,
+    /// The boxes' names.
+    boxes: [String; 2],
     lease: LeaseCell,
 }
 
@@ -109,6 +112,8 @@ pub(crate) struct Parts {
     pub(crate) cluster: watch::Sender<Cluster>,
     /// The boxes' own addresses: no service address may be one of them.
     pub(crate) own: BTreeSet<IpAddr>,
+    /// The boxes' names: a fencing device turns one of them off.
+    pub(crate) boxes: [String; 2],
     /// Nothing is announced without it.
     pub(crate) lease: LeaseCell,
 }
@@ -125,6 +130,7 @@ impl Services {
             events,
             cluster,
             own,
+            boxes,
             lease,
         } = parts;
         Self {
@@ -150,6 +156,7 @@ impl Services {
                 missing: RefCell::default(),
                 raising: RefCell::default(),
                 own,
+                boxes,
                 lease,
             }),
         }
@@ -401,6 +408,9 @@ impl Inner {
         let after = before
             .with(edit, self.epoch.get())
             .map_err(Refusal::usage)?;
+        if let Edit::AddFence(fence) = edit {
+            self.may_fence(fence).map_err(Refusal::usage)?;
+        }
         if let Edit::AddAddress(cidr) = edit {
             self.may_serve(*cidr).await.map_err(Refusal::usage)?;
         }
@@ -436,6 +446,25 @@ impl Inner {
         );
         self.events.add(format!("{text} ({})", describe(edit)));
         Ok(text)
+    }
+
+    /// A device turns one of the boxes off, and is none of them itself: then it would be gone with
+    /// the box, and nothing confirmed.
+    fn may_fence(&self, fence: &Fence) -> Result<(), String> {
+        if !self.boxes.contains(&fence.node) {
+            return Err(format!(
+                "there is no box {}; the boxes are {}",
+                fence.node,
+                self.boxes.join(" and ")
+            ));
+        }
+        match fence.agent.address() {
+            Some(address) if self.own.contains(&address) => Err(format!(
+                "{address} is an address of a box or the witness and not of a device that turns \
+                 one off; give the device's own address"
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn make_volume(&self, volume: &VolumeConfig) -> Result<(), String> {
@@ -490,6 +519,8 @@ impl Inner {
             | Edit::Leave(_)
             | Edit::Map(_)
             | Edit::Unmap { .. }
+            | Edit::AddFence(_)
+            | Edit::RemoveFence(_)
             | Edit::ScrubRate(_) => Ok(()),
         }
     }
@@ -524,6 +555,13 @@ fn describe(edit: &Edit) -> String {
         Edit::Unmap { from, lun } => format!("LUN {lun} of {from} unmapped"),
         Edit::AddAddress(cidr) => format!("service address {cidr} added"),
         Edit::RemoveAddress(ip) => format!("service address {ip} removed"),
+        Edit::AddFence(fence) => format!(
+            "fencing device {} ({}) turns {} off",
+            fence.name,
+            fence.agent.kind(),
+            fence.node
+        ),
+        Edit::RemoveFence(name) => format!("fencing device {name} removed"),
         Edit::ScrubRate(0) => "volumes are not scrubbed any more".to_owned(),
         Edit::ScrubRate(bytes_per_s) => {
             let rate = crate::size::shown(*bytes_per_s);
