@@ -106,8 +106,7 @@ fn a_standby_reads_the_devices_from_its_own_copy() {
 #[tokio::test]
 async fn operators_hear_what_was_asked_and_nobody_hears_a_secret() {
     let mut copy = Copy::new("whole");
-    let device =
-        copy.program("#!/bin/sh\ncat >&2\necho 'Status: ON'\n[ ! -e \"${0%/*}/broken\" ]\n");
+    let device = copy.program("#!/bin/sh\ncat\necho 'Status: ON'\n[ ! -e \"${0%/*}/broken\" ]\n");
     copy.edit(&Edit::AddFence(exec("own", "san1", &device)));
     copy.edit(&Edit::AddFence(exec("other", "san2", &device)));
     let (asks, asked) = mpsc::channel(4);

@@ -59,10 +59,10 @@ fn judged(what: Question, asked: String, ended: &program::Ended) -> Reply {
         ended.stdout.lines().any(line)
     };
     match (what, ended.code) {
-        (Question::Off, Some(0)) => accepted(asked, ended.words()),
-        (Question::Power, Some(0)) if !says("off") => power(Power::On, asked, ended.words()),
+        (Question::Off, Some(0)) => accepted(asked, ended.finding()),
+        (Question::Power, Some(0)) if !says("off") => power(Power::On, asked, ended.finding()),
         (Question::Power, Some(2)) if says("off") && !says("on") => {
-            power(Power::Off, asked, ended.words())
+            power(Power::Off, asked, ended.finding())
         }
         (Question::Power, Some(0 | 2)) => {
             let why = "exit code and words do not agree; off is exit code 2 and `Status: OFF`";

@@ -21,9 +21,17 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// The code and the line that says most, for people.
+    /// The code and what went wrong, for people.
     pub(super) fn words(&self) -> String {
-        let said = [&self.stderr, &self.stdout];
+        self.told([&self.stderr, &self.stdout])
+    }
+
+    /// The code and what it found, for people.
+    pub(super) fn finding(&self) -> String {
+        self.told([&self.stdout, &self.stderr])
+    }
+
+    fn told(&self, said: [&String; 2]) -> String {
         let said = said.iter().find(|text| !text.trim().is_empty());
         let said = said.map_or("it said nothing", |text| text.trim());
         match self.code {
