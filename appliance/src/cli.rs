@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::address::{Cidr, Network};
 use crate::config::cluster::{Generation, Viewer};
 
+mod fence;
+
+pub use fence::{AgentArgs, FenceArgs, FenceVerb, OutletArgs};
+
 /// Two servers and a switch: one mirrored iSCSI array.
 #[derive(Debug, Parser)]
 #[command(name = "twinsan", version, about, max_term_width = 100)]
@@ -110,6 +114,9 @@ pub enum ClientVerb {
         #[arg(long, value_name = "CONSEQUENCE")]
         confirm: Option<String>,
     },
+    /// Devices that turn a box off when the other one must know that it is.
+    #[command(subcommand)]
+    Fence(FenceVerb),
     /// Voters: the boxes and the witness.
     #[command(subcommand)]
     Voter(VoterVerb),

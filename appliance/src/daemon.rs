@@ -10,18 +10,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use replication::shell::LeaseCell;
+use replication::types::VolumeNumber;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::api::server::{self, Asked, Daemon};
-use crate::api::types::{Ask, Refusal, Status};
+use crate::api::types::{Ask, FenceDevice, Refusal, Status};
 use crate::cli::LabArgs;
 use crate::config::plan::Change;
 use crate::config::{Cluster, NodeConfig};
 use crate::control::{self, OperatorAsked, Wish};
 use crate::data::{self, Care, CareAsked, ChangeAsked, Order};
 use crate::events::EventLog;
+use crate::fencing::{self, FenceAsked};
 use crate::identity::Identity;
 use crate::membership::Member;
 use crate::pulse::Pulse;
@@ -76,6 +78,7 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     let (changes_in, changes) = mpsc::channel(ASKS_MAX);
     let (operator_in, operator) = mpsc::channel(ASKS_MAX);
     let (cares_in, cares) = mpsc::channel(ASKS_MAX);
+    let (fences_in, fence_asks) = mpsc::channel(ASKS_MAX);
     let (asks_in, asks) = mpsc::channel(ASKS_MAX);
     let (status_in, status) = watch::channel(Status::default());
     let (cluster_in, cluster) = watch::channel(Cluster::default());
@@ -93,13 +96,8 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
     })
     .map_err(Refusal::failed)?;
     // The control thread holds the state directory now, so no other daemon of this box runs.
-    let socket = server::bind(&config.api).map_err(|error| {
-        Refusal::failed(format!(
-            "cannot make the socket {}: {error}; name a place that this user may write to as api \
-             in node.toml",
-            config.api.display()
-        ))
-    })?;
+    let socket = listen(&config)?;
+    let fences = start_fencing(&config, cluster.clone(), fence_asks, &events)?;
     start_data(data::Setup {
         config,
         identity,
@@ -121,12 +119,13 @@ async fn serve(config: NodeConfig, lab: &LabArgs) -> Result<(), Refusal> {
         pulse: pulse.clone(),
     })?;
     tokio::spawn(pulse.watch());
-    tokio::spawn(route(asks, changes_in, operator_in, cares_in));
+    tokio::spawn(route(asks, changes_in, operator_in, cares_in, fences_in));
     let daemon = Daemon {
         status,
         cluster,
         history,
         events,
+        fences,
         asks: asks_in,
     };
     answer(socket, daemon, &orders_in).await
@@ -149,6 +148,36 @@ async fn answer(
     }
 }
 
+/// The socket of the API.
+fn listen(config: &NodeConfig) -> Result<UnixListener, Refusal> {
+    server::bind(&config.api).map_err(|error| {
+        Refusal::failed(format!(
+            "cannot make the socket {}: {error}; name a place that this user may write to as api \
+             in node.toml",
+            config.api.display()
+        ))
+    })
+}
+
+/// Starts what turns the other box off, on this thread: it waits for devices, and the control
+/// thread waits for nothing.
+fn start_fencing(
+    config: &NodeConfig,
+    cluster: watch::Receiver<Cluster>,
+    asked: mpsc::Receiver<FenceAsked>,
+    events: &Arc<EventLog>,
+) -> Result<watch::Receiver<Vec<FenceDevice>>, Refusal> {
+    let pool = data::open_pool(config).map_err(Refusal::failed)?;
+    let (_, shown) = fencing::start(fencing::Setup {
+        config: config.clone(),
+        backing: pool.path(VolumeNumber::SYSTEM),
+        cluster,
+        asked,
+        events: Arc::clone(events),
+    });
+    Ok(shown)
+}
+
 /// Starts the data thread and waits until it is up or says why not.
 fn start_data(setup: data::Setup) -> Result<(), Refusal> {
     // Told to end, or the other threads are gone: so is the daemon.
@@ -164,6 +193,7 @@ async fn route(
     changes: mpsc::Sender<ChangeAsked>,
     operator: mpsc::Sender<OperatorAsked>,
     cares: mpsc::Sender<CareAsked>,
+    fences: mpsc::Sender<FenceAsked>,
 ) {
     while let Some((ask, answer)) = asks.recv().await {
         let gone = match ask {
@@ -193,6 +223,14 @@ async fn route(
             Ask::DropSessions(initiator) => {
                 let care = Care::DropSessions(initiator);
                 cares.send((care, answer)).await.is_err()
+            }
+            Ask::FenceTest { node } => {
+                let wish = fencing::Wish::Test { node };
+                fences.send((wish, answer)).await.is_err()
+            }
+            Ask::FenceConfirm { node } => {
+                let wish = fencing::Wish::Confirm { node };
+                fences.send((wish, answer)).await.is_err()
             }
         };
         if gone {

@@ -262,6 +262,7 @@ async fn start(mut setup: Setup) -> Result<Running, String> {
         cluster: setup.cluster.clone(),
         history: setup.history.clone(),
         own: config.addresses(),
+        boxes: [config.node.clone(), config.peer.clone()],
         lease: setup.lease.clone(),
     });
     let every = tick_every(&setup.timing);

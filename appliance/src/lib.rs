@@ -31,6 +31,8 @@ pub mod demo;
 #[cfg(feature = "shell")]
 mod events;
 #[cfg(feature = "shell")]
+mod fencing;
+#[cfg(feature = "shell")]
 pub mod first_process;
 #[cfg(feature = "shell")]
 mod hex;

@@ -191,6 +191,18 @@ fn service(text: &mut String, status: &Status) {
             (name, false) => line(text, name, &format!("{size}, {}{scrub}", maps.join(", "))),
         }
     }
+    for fence in &status.fences {
+        let state = match (fence.lab, fence.failing) {
+            (true, _) => "; FOR LABS ONLY, it proves nothing",
+            (false, true) => "; FAILED its last test",
+            (false, false) => "",
+        };
+        let does = format!(
+            "turns {} off ({}, level {}){state}",
+            fence.node, fence.kind, fence.level
+        );
+        line(text, &format!("fence {}", fence.name), &does);
+    }
     for session in &status.sessions {
         line(
             text,
@@ -416,6 +428,25 @@ pub fn addresses(cluster: &Cluster) -> String {
             .iter()
             .map(|address| format!("{}  portal group {}", address.cidr, address.tag)),
     )
+}
+
+/// Fencing devices, a line each, without secrets.
+#[must_use]
+pub fn fences(cluster: &Cluster) -> String {
+    rows(cluster.fences.iter().map(|fence| {
+        let lab = if fence.agent.is_lab() {
+            "  FOR LABS ONLY, it proves nothing"
+        } else {
+            ""
+        };
+        format!(
+            "{}  turns {} off  {}  level {}{lab}",
+            fence.name,
+            fence.node,
+            fence.agent.kind(),
+            fence.level
+        )
+    }))
 }
 
 /// The whole cluster configuration as TOML, without secrets.

@@ -84,6 +84,8 @@ struct Inner {
     raising: RefCell<BTreeSet<Cidr>>,
     /// The boxes' own addresses.
     own: BTreeSet<IpAddr>,
+    /// The boxes' names.
+    boxes: [String; 2],
     lease: LeaseCell,
 }
 
@@ -114,6 +116,8 @@ pub(crate) struct Parts {
     pub(crate) history: watch::Sender<Vec<Past>>,
     /// The boxes' own addresses: no service address may be one of them.
     pub(crate) own: BTreeSet<IpAddr>,
+    /// The boxes' names: a fencing device turns one of them off.
+    pub(crate) boxes: [String; 2],
     /// Nothing is announced without it.
     pub(crate) lease: LeaseCell,
 }
@@ -131,6 +135,7 @@ impl Services {
             cluster,
             history,
             own,
+            boxes,
             lease,
         } = parts;
         Self {
@@ -157,6 +162,7 @@ impl Services {
                 missing: RefCell::default(),
                 raising: RefCell::default(),
                 own,
+                boxes,
                 lease,
             }),
         }

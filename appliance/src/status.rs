@@ -209,6 +209,8 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         volumes: volumes(sources),
         sessions: sources.sessions.iter().map(session).collect(),
         generation: cluster.generation,
+        // The API adds what the task that has the devices says.
+        fences: Vec::new(),
     }
 }
 

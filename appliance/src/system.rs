@@ -3,8 +3,12 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use replication::engine::{Command, CommandError, Completed};
+use replication::meta;
 use replication::shell::Handle;
 use replication::types::{Fua, VolumeNumber};
 use serde::{Deserialize, Serialize};
@@ -131,6 +135,41 @@ impl SystemVolume {
             }
         }
     }
+}
+
+/// The newest configuration in this box's own copy of the system volume, whoever serves it. A box
+/// that is not in sync may have an older one. Blocks on the disk; none: nothing was ever stored.
+///
+/// # Errors
+/// A sentence for operators.
+pub(crate) fn copy_of(backing: &Path) -> Result<Option<Cluster>, String> {
+    let failed = |error: std::io::Error| {
+        format!(
+            "this box's copy of the system volume ({}) cannot be read: {error}",
+            backing.display()
+        )
+    };
+    let file = match File::open(backing) {
+        // This box was made a member and has not got a copy yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let from = meta::layout(meta::SYSTEM_BYTES).data_offset;
+    let read = |offset_bytes: u64, len_bytes: usize| {
+        let mut bytes = vec![0; len_bytes];
+        let read = file.read_exact_at(&mut bytes, from + offset_bytes);
+        read.map(|()| bytes).map_err(failed)
+    };
+    let slot = |slot: u64| {
+        let at = slot * state::SLOT_BYTES;
+        let head = read(at, state::READ_FIRST_BYTES)?;
+        match state::slot_bytes(&head) {
+            Some(whole) if whole > head.len() => read(at, whole),
+            Some(_) | None => Ok(head),
+        }
+    };
+    let (_, value) = Slots::newest([&slot(0)?, &slot(1)?]);
+    Ok(value.map(|it| parse(&it)).transpose()?.map(|it| it.cluster))
 }
 
 fn encoded(value: &Replicated) -> Result<String, String> {

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::api::client::{Client, Wait};
 use crate::api::types::{Ask, Pace, Refusal, SCHEMA};
 use crate::cli::{
-    AddressVerb, ChapArgs, Cli, ClientVerb, ConfigVerb, DiscoveryVerb, GroupVerb, HostArgs,
-    HostVerb, LunVerb, ResyncVerb, ScrubVerb, SessionVerb, VolumeVerb, VoterVerb,
+    AddressVerb, ChapArgs, Cli, ClientVerb, ConfigVerb, DiscoveryVerb, FenceVerb, GroupVerb,
+    HostArgs, HostVerb, LunVerb, ResyncVerb, ScrubVerb, SessionVerb, VolumeVerb, VoterVerb,
 };
 use crate::config::cluster::{Chap, Edit, Host, Map, Membership};
 use crate::config::{self, Cluster, NodeConfig};
@@ -48,6 +48,7 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
             "{node} stays a voter: without it no box can go on alone before {node} is admitted \
                  again; if it is gone or was reinstalled, say --yes"
         ))),
+        ClientVerb::Fence(verb) => fence(cli, verb).await,
         ClientVerb::Resync(verb) => ask(cli, Ask::Resync(pace(verb)?)).await,
         ClientVerb::Scrub(ScrubVerb::Rate { rate }) => {
             ask(cli, Ask::Edit(Edit::ScrubRate(scrub_rate(rate)?))).await
@@ -360,6 +361,25 @@ async fn address(cli: &Cli, verb: &AddressVerb) -> Result<(), Refusal> {
         AddressVerb::Remove { address } => Edit::RemoveAddress(*address),
     };
     ask(cli, Ask::Edit(edit)).await
+}
+
+async fn fence(cli: &Cli, verb: &FenceVerb) -> Result<(), Refusal> {
+    let asked = match verb {
+        FenceVerb::List => return list(cli, |cluster| Ok(render::fences(cluster))).await,
+        FenceVerb::Add(args) => Ask::Edit(Edit::AddFence(args.fence(secret)?)),
+        FenceVerb::Remove { name } => Ask::Edit(Edit::RemoveFence(name.clone())),
+        FenceVerb::Test { node } => Ask::FenceTest { node: node.clone() },
+        FenceVerb::Confirm { node, is_off } if node == is_off => {
+            Ask::FenceConfirm { node: node.clone() }
+        }
+        FenceVerb::Confirm { node, .. } => {
+            return Err(Refusal::safety(format!(
+                "nothing was changed: if {node} still runs, both boxes may answer initiators and \
+                 data be lost; see that it has no power, then say --is-off {node}"
+            )));
+        }
+    };
+    ask(cli, asked).await
 }
 
 fn described(args: &HostArgs) -> Result<Host, Refusal> {

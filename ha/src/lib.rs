@@ -13,6 +13,7 @@
 //!     lease       what a voter promised, what a holder may use
 //!     peer, path  which process of the remote is alive, what is a recording
 //!     wire, codec authenticated datagrams            record   what must survive
+//!     fence       turning the other box off, and how one knows that it is
 //!     plan        order of the primary's services    shell    sockets, clocks, disks
 //! ```
 //!
@@ -22,6 +23,7 @@
 
 pub mod authority;
 pub mod codec;
+pub mod fence;
 pub mod lease;
 pub mod mutants;
 pub mod node;

@@ -81,6 +81,12 @@ pub enum Mutant {
     OutbidLineage,
     /// A forced start does not seal what went before (R9, R3).
     ForceUnsealed,
+    /// A power device's word that it obeyed counts as off (R11).
+    TrustAccepted,
+    /// One device of a level is enough, although the box has other supplies (R11).
+    OneIsEnough,
+    /// A power device is asked while it still answers somebody else (R11).
+    CrowdBus,
 }
 
 /// Every mutant by name.
@@ -119,6 +125,9 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("force-over-living", Mutant::ForceOverLiving),
     ("outbid-lineage", Mutant::OutbidLineage),
     ("force-unsealed", Mutant::ForceUnsealed),
+    ("trust-accepted", Mutant::TrustAccepted),
+    ("one-is-enough", Mutant::OneIsEnough),
+    ("crowd-bus", Mutant::CrowdBus),
 ];
 
 /// Mutants that another rule makes up for; they change nothing that anybody can see.

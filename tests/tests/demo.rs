@@ -234,6 +234,57 @@ fn kill_of_the_primary(stage: &Stage, served: &mut Served, url: &str) {
 }
 
 /// What each verb prints with `--json` is JSON with its version, also when it is refused.
+/// Good and bad; each says one document a line.
+const VERBS: &[&str] = &[
+    "status",
+    "events",
+    "volume create v2 16MiB",
+    "volume list",
+    "volume show v2",
+    "volume show nothing",
+    "volume grow v2 32MiB",
+    "host add h --iqn iqn.2026-11.org.example:h",
+    "host list",
+    "group create g",
+    "group add g h",
+    "group list",
+    "lun map g 3 v2 --group",
+    "lun list",
+    "lun unmap g 3 --group",
+    "group remove g h",
+    "group delete g",
+    "host remove h",
+    "volume delete v2 --confirm v1",
+    "volume delete v2 --confirm v2",
+    "session list",
+    "session drop iqn.2026-11.org.example:nobody",
+    "address list",
+    "address remove 127.0.0.99",
+    "discovery like-login",
+    "resync rate auto",
+    "resync pause",
+    "resync resume",
+    "config show",
+    "config history",
+    "config diff /nowhere",
+    "config apply /nowhere",
+    "config rollback --dry-run",
+    "config rollback --to 1.999",
+    "config check --config /nowhere",
+    "init --config /nowhere",
+    "pair leave --config /nowhere --yes",
+    "witness leave 00000000-0000-4000-8000-000000000000 --config /nowhere",
+    "voter remove witness",
+    "voter remove san3 --yes",
+    "fence add hand san2 manual",
+    "fence list",
+    "fence test san2",
+    "fence confirm san2 --is-off san1",
+    "fence confirm san2 --is-off san2",
+    "fence remove hand",
+    "switchover",
+];
+
 #[test]
 fn every_verb_speaks_json() {
     let _turn = turn();
@@ -242,51 +293,8 @@ fn every_verb_speaks_json() {
     let node = &served.ready["nodes"]["san1"];
     let text = |key: &str| node[key].as_str().expect("the ready line has it");
     let (api, file) = (text("api"), text("file"));
-    let verbs = [
-        "status",
-        "events",
-        "volume create v2 16MiB",
-        "volume list",
-        "volume show v2",
-        "volume show nothing",
-        "volume grow v2 32MiB",
-        "host add h --iqn iqn.2026-11.org.example:h",
-        "host list",
-        "group create g",
-        "group add g h",
-        "group list",
-        "lun map g 3 v2 --group",
-        "lun list",
-        "lun unmap g 3 --group",
-        "group remove g h",
-        "group delete g",
-        "host remove h",
-        "volume delete v2 --confirm v1",
-        "volume delete v2 --confirm v2",
-        "session list",
-        "session drop iqn.2026-11.org.example:nobody",
-        "address list",
-        "address remove 127.0.0.99",
-        "discovery like-login",
-        "resync rate auto",
-        "resync pause",
-        "resync resume",
-        "config show",
-        "config history",
-        "config diff /nowhere",
-        "config apply /nowhere",
-        "config rollback --dry-run",
-        "config rollback --to 1.999",
-        "config check --config /nowhere",
-        "init --config /nowhere",
-        "pair leave --config /nowhere --yes",
-        "witness leave 00000000-0000-4000-8000-000000000000 --config /nowhere",
-        "voter remove witness",
-        "voter remove san3 --yes",
-        "switchover",
-    ];
     let inspect = format!("volume inspect {file}");
-    for verb in verbs.into_iter().chain([inspect.as_str()]) {
+    for verb in VERBS.iter().copied().chain([inspect.as_str()]) {
         let words = ["--json", "--api", api].into_iter().chain(verb.split(' '));
         let told = said(&mut stage.twinsan(&words.collect::<Vec<_>>()));
         assert!(!told.out.is_empty(), "{verb}: {}", told.err);
@@ -386,6 +394,70 @@ fn a_voter_that_is_gone_is_removed() {
     });
     assert!(gone.is_some(), "{last}");
     assert!(last.contains("witness is no voter any more"), "{last}");
+}
+
+/// A standby knows the devices too, from its own copy; each box asks those of the other one only.
+#[test]
+fn each_box_asks_the_devices_of_the_other() {
+    let _turn = turn();
+    let stage = Stage::new();
+    let served = stage.serve(&["--no-restart"]);
+    let twinsan = |node: &str, words: &str| {
+        let api = served.ready["nodes"][node]["api"].as_str();
+        let words = ["--api", api.expect("a socket")]
+            .into_iter()
+            .chain(words.split(' '));
+        said(&mut stage.twinsan(&words.collect::<Vec<_>>()))
+    };
+    let (draft, device) = (stage.home().join("draft"), stage.home().join("device"));
+    let secret = stage.home().join("secret");
+    std::fs::write(&draft, "#!/bin/sh\ncat\necho 'Status: ON'\n").expect("a new file");
+    std::fs::write(&secret, "Cor-rect.horse9\n").expect("a new file");
+    must(
+        Command::new("install")
+            .args(["-m", "755"])
+            .args([&draft, &device]),
+    );
+    for (name, node) in [("first", "san1"), ("second", "san2")] {
+        let add = format!(
+            "fence add {name} {node} exec {} --secret-file password={}",
+            device.display(),
+            secret.display()
+        );
+        let told = twinsan("san1", &add);
+        assert_eq!(told.code, Some(0), "{}", told.err);
+    }
+    for (box_, other, name) in [("san1", "san2", "second"), ("san2", "san1", "first")] {
+        let mut last = String::new();
+        let answered = clock::until(EVENT_LIMIT, || {
+            let told = twinsan(box_, &format!("fence test {other}"));
+            last = told.out + &told.err;
+            (told.code == Some(0)).then_some(())
+        });
+        assert!(answered.is_some(), "{box_}: {last}");
+        assert!(last.starts_with(&format!("{name}: on\n")), "{last}");
+        assert!(last.contains("password=***"), "{last}");
+        let own = twinsan(box_, &format!("fence test {box_}"));
+        assert_eq!(own.code, Some(3), "{}", own.err);
+        let status = twinsan(box_, "status");
+        assert!(
+            status.out.contains(&format!("turns {other} off (exec")),
+            "{}",
+            status.out
+        );
+        for words in [
+            "status --json",
+            "events",
+            "config show",
+            "fence list --json",
+        ] {
+            let told = twinsan(box_, words);
+            assert!(
+                !(told.out + &told.err).contains("Cor-rect"),
+                "{box_}: {words}"
+            );
+        }
+    }
 }
 
 /// The first line of `--serve --json`, which other programs rely on.

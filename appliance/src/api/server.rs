@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::types::{Ask, Event, Made, Refusal, RefusalKind, Status};
+use super::types::{Ask, Event, FenceDevice, Made, Refusal, RefusalKind, Status};
 use crate::config::Cluster;
 use crate::config::plan::Past;
 use crate::events::EventLog;
@@ -37,6 +37,8 @@ pub(crate) struct Daemon {
     pub(crate) history: watch::Receiver<Vec<Past>>,
     /// Events of this box.
     pub(crate) events: Arc<EventLog>,
+    /// What turns a box off.
+    pub(crate) fences: watch::Receiver<Vec<FenceDevice>>,
     /// Changes.
     pub(crate) asks: mpsc::Sender<Asked>,
 }
@@ -74,7 +76,9 @@ pub(crate) async fn serve(listener: UnixListener, daemon: Daemon) -> std::io::Re
 }
 
 async fn status(State(daemon): State<Daemon>) -> Json<Status> {
-    Json(daemon.status.borrow().clone())
+    let mut status = daemon.status.borrow().clone();
+    status.fences.clone_from(&daemon.fences.borrow());
+    Json(status)
 }
 
 async fn config(State(daemon): State<Daemon>) -> Result<Json<Cluster>, Refusal> {

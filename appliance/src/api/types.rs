@@ -49,6 +49,25 @@ pub struct Status {
     pub sessions: Vec<Session>,
     /// Cluster configuration in force.
     pub generation: Generation,
+    /// What turns a box off.
+    pub fences: Vec<FenceDevice>,
+}
+
+/// One fencing device.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct FenceDevice {
+    /// Name.
+    pub name: String,
+    /// The box that it turns off.
+    pub node: String,
+    /// `redfish`, `ipmi`, `apc-snmp`, `exec`, `manual`; `ssh` and `null` in labs.
+    pub kind: String,
+    /// Levels are tried in order.
+    pub level: u8,
+    /// It proves nothing and is for labs.
+    pub lab: bool,
+    /// It failed its last hourly test by this box, which tests those of the other box only.
+    pub failing: bool,
 }
 
 /// One vote.
@@ -308,6 +327,16 @@ pub enum Ask {
     Scrub(String),
     /// Drops the sessions of the initiator of this iSCSI name.
     DropSessions(String),
+    /// Asks the devices that turn a box off about its power.
+    FenceTest {
+        /// Name of the box.
+        node: String,
+    },
+    /// The operator vouches that a box is off.
+    FenceConfirm {
+        /// Name of the box.
+        node: String,
+    },
 }
 
 /// What is asked of a resync.

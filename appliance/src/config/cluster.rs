@@ -15,6 +15,7 @@ use iscsi_target::hosts;
 use replication::meta;
 
 use super::address::{Cidr, Network};
+use super::fence::{self, Fence};
 use super::node::name_is_plain;
 use super::plan::MASK;
 use crate::masking::Masking;
@@ -59,6 +60,9 @@ pub struct Cluster {
     /// Who sees which volume under which number.
     #[serde(rename = "map")]
     pub maps: Vec<Map>,
+    /// What turns a box off.
+    #[serde(rename = "fence", skip_serializing_if = "Vec::is_empty")]
+    pub fences: Vec<Fence>,
     /// How fast both copies are compared while they are in use; 0: not at all.
     pub scrub_bytes_per_s: u64,
     /// Next number for a volume; numbers are never reused.
@@ -79,6 +83,7 @@ impl Default for Cluster {
             hosts: Vec::new(),
             groups: Vec::new(),
             maps: Vec::new(),
+            fences: Vec::new(),
             scrub_bytes_per_s: SCRUB_BYTES_PER_S,
             next_volume: 1,
             next_tag: 1,
@@ -264,6 +269,10 @@ pub enum Edit {
     AddAddress(Cidr),
     /// Gives a service address up.
     RemoveAddress(IpAddr),
+    /// Another device that turns a box off.
+    AddFence(Fence),
+    /// Forgets a device.
+    RemoveFence(String),
     /// How fast both copies are compared, in bytes per second; 0: not at all.
     ScrubRate(u64),
 }
@@ -374,6 +383,8 @@ impl Cluster {
                     ));
                 }
             }
+            Edit::AddFence(fence) => self.fences.push(fence.clone()),
+            Edit::RemoveFence(name) => self.remove_fence(name)?,
             Edit::ScrubRate(bytes_per_s) => self.scrub_bytes_per_s = *bytes_per_s,
         }
         Ok(())
@@ -448,6 +459,15 @@ impl Cluster {
         Ok(())
     }
 
+    fn remove_fence(&mut self, name: &str) -> Result<(), String> {
+        let at = self.fences.iter().position(|fence| fence.name == name);
+        let at = at.ok_or_else(|| {
+            format!("there is no fencing device {name}; see `twinsan fence list`")
+        })?;
+        self.fences.remove(at);
+        Ok(())
+    }
+
     /// The volume of that name.
     ///
     /// # Errors
@@ -506,6 +526,7 @@ impl Cluster {
             ));
         }
         Masking::of(self)?;
+        fence::check(&self.fences)?;
         self.check_addresses()
     }
 
@@ -591,6 +612,7 @@ impl Cluster {
                 MASK.clone_into(secret);
             }
         }
+        shown.fences.iter_mut().for_each(Fence::mask);
         shown
     }
 }

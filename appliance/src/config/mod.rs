@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod cluster;
+pub mod fence;
 pub mod load;
 pub mod node;
 pub mod plan;

@@ -158,6 +158,11 @@ impl Plan {
                 }));
             }
         }
+        for fence in self.now.fences.clone() {
+            if !wanted.fences.contains(&fence) {
+                self.push(Edit::RemoveFence(fence.name));
+            }
+        }
         for address in self.now.addresses.clone() {
             let same = |it: &super::cluster::Address| it.cidr == address.cidr;
             if !wanted.addresses.iter().any(same) {
@@ -191,6 +196,11 @@ impl Plan {
                 self.push(Edit::Map(map.clone()));
             }
         }
+        for fence in &wanted.fences {
+            if !self.now.fences.contains(fence) {
+                self.push(Edit::AddFence(fence.clone()));
+            }
+        }
         for address in &wanted.addresses {
             let same = |it: &super::cluster::Address| it.cidr == address.cidr;
             if !self.now.addresses.iter().any(same) {
@@ -206,6 +216,10 @@ fn unmask(now: &Cluster, wanted: &mut Cluster) -> Result<(), String> {
         let known = now.hosts.iter().find(|it| it.name == host.name);
         let known = known.and_then(|it| it.chap.as_ref());
         unmask_one(host.chap.as_mut(), known, &format!("host {}", host.name))?;
+    }
+    for fence in &mut wanted.fences {
+        let known = now.fences.iter().find(|it| it.name == fence.name);
+        fence.unmask(known)?;
     }
     unmask_one(
         wanted.discovery.as_mut(),
@@ -289,6 +303,14 @@ impl fmt::Display for Edit {
             Self::Unmap { from, lun } => write!(f, "LUN {lun} of {from} unmapped"),
             Self::AddAddress(cidr) => write!(f, "service address {cidr} added"),
             Self::RemoveAddress(ip) => write!(f, "service address {ip} removed"),
+            Self::AddFence(fence) => write!(
+                f,
+                "fencing device {} ({}) turns {} off",
+                fence.name,
+                fence.agent.kind(),
+                fence.node
+            ),
+            Self::RemoveFence(name) => write!(f, "fencing device {name} removed"),
             Self::ScrubRate(0) => write!(f, "volumes are not scrubbed any more"),
             Self::ScrubRate(bytes_per_s) => {
                 write!(f, "volumes are scrubbed at {}/s", size::shown(*bytes_per_s))

@@ -7,6 +7,7 @@ use crate::api::types::Refusal;
 use crate::clock;
 use crate::config::Cluster;
 use crate::config::cluster::{Edit, Generation, Volume as VolumeConfig};
+use crate::config::fence::Fence;
 use crate::config::plan::{self, Change, HISTORY_MAX, Past};
 use crate::system::{Replicated, SystemVolume, awaited};
 
@@ -67,6 +68,9 @@ impl Inner {
     async fn make(&self, edits: &[Edit]) -> Result<String, Refusal> {
         let (value, before) = self.after(edits).map_err(Refusal::usage)?;
         for edit in edits {
+            if let Edit::AddFence(fence) = edit {
+                self.may_fence(fence).map_err(Refusal::usage)?;
+            }
             if let Edit::AddAddress(cidr) = edit {
                 self.may_serve(*cidr).await.map_err(Refusal::usage)?;
             }
@@ -123,6 +127,25 @@ impl Inner {
         Ok(())
     }
 
+    /// A device turns one of the boxes off, and is none of them itself: then it would be gone with
+    /// the box, and nothing confirmed.
+    fn may_fence(&self, fence: &Fence) -> Result<(), String> {
+        if !self.boxes.contains(&fence.node) {
+            return Err(format!(
+                "there is no box {}; the boxes are {}",
+                fence.node,
+                self.boxes.join(" and ")
+            ));
+        }
+        match fence.agent.address() {
+            Some(address) if self.own.contains(&address) => Err(format!(
+                "{address} is an address of a box or the witness and not of a device that turns \
+                 one off; give the device's own address"
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     async fn make_volume(&self, volume: &VolumeConfig) -> Result<(), String> {
         let spec = VolumeSpec {
             number: VolumeNumber(volume.number),
@@ -175,6 +198,8 @@ impl Inner {
             | Edit::Leave(_)
             | Edit::Map(_)
             | Edit::Unmap { .. }
+            | Edit::AddFence(_)
+            | Edit::RemoveFence(_)
             | Edit::ScrubRate(_) => Ok(()),
         }
     }

@@ -4,6 +4,7 @@
 mod clock;
 mod disk;
 mod driver;
+pub mod fence;
 mod store;
 mod udp;
 mod witness;

@@ -41,6 +41,18 @@ const KILLS: &[(&str, &str)] = &[
         "force::r9_a_box_without_a_majority_is_forced_in_a_lineage_of_its_own",
     ),
     (
+        "trust-accepted",
+        "fence::r11_a_box_is_off_when_its_device_says_so_and_not_when_it_obeys",
+    ),
+    (
+        "one-is-enough",
+        "fence::r11_every_supply_of_a_box_has_to_be_off",
+    ),
+    (
+        "crowd-bus",
+        "fence::r11_a_bus_carries_one_question_at_a_time",
+    ),
+    (
         "reuse-ballot",
         "hazards::h5b_no_ballot_is_used_twice_across_a_crash",
     ),

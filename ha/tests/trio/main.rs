@@ -5,6 +5,7 @@
 mod disk;
 mod drive;
 mod engine;
+mod fence;
 mod force;
 mod hazards;
 #[cfg(feature = "mutants")]

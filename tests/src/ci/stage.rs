@@ -64,7 +64,7 @@ pub const STAGES: &[Stage] = &[
         name: "unit",
         tier: Tier::Quick,
         at_leisure: false,
-        packages: &[PYTHON],
+        packages: &[IPMITOOL, OPENIPMI, PYTHON, SNMPD],
         steps: unit,
     },
     Stage {
@@ -462,6 +462,10 @@ const GDISK: Package = Package {
     name: "gdisk",
     program: "sgdisk",
 };
+const IPMITOOL: Package = Package {
+    name: "ipmitool",
+    program: "ipmitool",
+};
 const IPROUTE: Package = Package {
     name: "iproute2",
     program: "ip",
@@ -473,6 +477,10 @@ const LIBISCSI: Package = Package {
 const NFTABLES: Package = Package {
     name: "nftables",
     program: "nft",
+};
+const OPENIPMI: Package = Package {
+    name: "openipmi",
+    program: "ipmi_sim",
 };
 const PYTHON: Package = Package {
     name: "python3",
@@ -489,6 +497,10 @@ const QEMU_IMG: Package = Package {
 const QEMU_ISCSI: Package = Package {
     name: "qemu-block-extra",
     program: "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so",
+};
+const SNMPD: Package = Package {
+    name: "snmpd",
+    program: "snmpd",
 };
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs;
 
 use tests::lab::demo::Stage;
 
-use crate::{SAFETY, USAGE, ask, config};
+use crate::{FAILED, SAFETY, USAGE, ask, config};
 
 const SHORT: &str = "SHORT";
 
@@ -124,6 +124,59 @@ const CHANGES: &[Change] = &[
         &["nobody has no session", "session list"],
     ),
     (&["switchover", "--to", "san3"], USAGE, &["san3"]),
+    (
+        &["fence", "add", "x", "san3", "manual"],
+        USAGE,
+        &["san3", "san1 and san2"],
+    ),
+    (&["fence", "add", "x", "san2", "voodoo"], USAGE, &["voodoo"]),
+    (
+        &["fence", "add", "x", "san2", "exec", "relative"],
+        USAGE,
+        &["relative", "absolute"],
+    ),
+    (
+        &[
+            "fence",
+            "add",
+            "x",
+            "san2",
+            "ipmi",
+            "--address",
+            "127.0.0.12",
+            "--user",
+            "u",
+            "--secret-file",
+            SHORT,
+        ],
+        USAGE,
+        &["127.0.0.12", "own address"],
+    ),
+    (
+        &["fence", "test", "san1"],
+        SAFETY,
+        &["no box fences itself"],
+    ),
+    (
+        &["fence", "confirm", "san1", "--is-off", "san1"],
+        SAFETY,
+        &["no box fences itself"],
+    ),
+    (
+        &["fence", "confirm", "san2", "--is-off", "san1"],
+        SAFETY,
+        &["data be lost", "--is-off san2"],
+    ),
+    (
+        &["fence", "confirm", "san2", "--is-off", "san2"],
+        FAILED,
+        &["nobody waits"],
+    ),
+    (
+        &["fence", "remove", "nothing"],
+        USAGE,
+        &["nothing", "fence list"],
+    ),
 ];
 
 /// Changes that make no sense: refused, and the configuration in force stays what it is.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::cluster::{Host, Map, Viewer};
+use crate::config::fence::Fence;
 
 const IQN: &str = "iqn.2026-11.org.example";
 
@@ -27,6 +28,14 @@ fn map(to: Viewer, lun: u16, volume: &str) -> Edit {
         volume: volume.into(),
         read_only: false,
     })
+}
+
+fn fence(name: &str, address: &str) -> Fence {
+    let text = format!(
+        "name = \"{name}\"\nnode = \"san2\"\n[agent]\nkind = \"ipmi\"\n\
+         address = \"{address}\"\nport = 623\nuser = \"u\"\nsecret = \"a secret of it\"\n"
+    );
+    toml::from_str(&text).expect("a device")
 }
 
 fn volume(name: &str) -> Edit {
@@ -77,8 +86,27 @@ fn what_is_shown_can_be_applied_and_changes_nothing() {
         Edit::AddHost(host("h", Some("a secret of h"))),
         map(Viewer::Host("h".into()), 0, "v"),
         Edit::AddAddress("10.0.0.1/24".parse().expect("an address")),
+        Edit::AddFence(fence("bmc", "10.0.0.9")),
     ]);
     assert_eq!(between(&now, &now.masked()), Ok(vec![]));
+}
+
+#[test]
+fn a_fencing_device_is_kept_changed_or_taken_away_with_its_secret() {
+    let now = made(&[Edit::AddFence(fence("bmc", "10.0.0.9"))]);
+    let mut wanted = now.masked();
+    wanted.fences[0].level = 2;
+    let said = between(&now, &wanted).expect_err("another device");
+    assert!(said.contains("write the secret"), "{said}");
+
+    wanted.fences = vec![fence("bmc", "10.0.0.8")];
+    let edits = between(&now, &wanted).expect("a plan");
+    let after = now.with_all(&edits, 1).expect("good edits");
+    assert_eq!(after.fences, wanted.fences);
+
+    wanted.fences.clear();
+    let edits = between(&after, &wanted).expect("a plan");
+    assert_eq!(edits, [Edit::RemoveFence("bmc".into())]);
 }
 
 #[test]
