@@ -100,6 +100,16 @@ pub enum ClientVerb {
         #[arg(long, value_name = "BOX")]
         to: Option<String>,
     },
+    /// Makes this box primary without a majority, or although the other has newer data: the last
+    /// resort.
+    ///
+    /// What never came to this box is not served any more. Without --confirm nothing is done: what
+    /// it would cost is said, and what to type.
+    ForcePrimary {
+        /// What it costs, word for word as this verb says it without this option.
+        #[arg(long, value_name = "CONSEQUENCE")]
+        confirm: Option<String>,
+    },
     /// Voters: the boxes and the witness.
     #[command(subcommand)]
     Voter(VoterVerb),

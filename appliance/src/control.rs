@@ -27,6 +27,8 @@ use crate::wiring;
 pub(crate) enum Wish {
     /// The primary role moves; to the peer if no box is named.
     Switchover { to: Option<String> },
+    /// This box is primary, whatever it costs; the cost was typed.
+    ForcePrimary { confirm: Option<String> },
     /// A box or the witness is no voter any more.
     RemoveVoter { node: String },
 }
@@ -208,6 +210,7 @@ async fn run(
         config: setup.config,
         identity: setup.identity,
         waiting: BTreeMap::new(),
+        forced: None,
     };
     if ready.send(Ok(())).is_err() {
         return Ran::No;
@@ -288,11 +291,36 @@ fn command(wish: &Wish, config: &NodeConfig, own: Identity) -> Result<OperatorCo
         Wish::Switchover { to: Some(name) } => a_box(name)
             .map(|to| OperatorCommand::Switchover { to: Some(to) })
             .ok_or_else(|| unknown(format!("there is no box {name}; the boxes are"))),
+        Wish::ForcePrimary { confirm } => {
+            if confirm.as_ref() == Some(&cost(peer)) {
+                Ok(OperatorCommand::Force)
+            } else {
+                Err(Refusal::safety(price(me, peer)))
+            }
+        }
         Wish::RemoveVoter { node } => a_box(node)
             .or_else(|| (node == WITNESS_NAME).then_some(ha::NodeId(WITNESS)))
             .map(|node| OperatorCommand::RemoveVoter { node })
             .ok_or_else(|| unknown(format!("{node} is no voter; the voters are witness,"))),
     }
+}
+
+/// What an operator types to force a start: its consequence (law R9).
+fn cost(peer: &str) -> String {
+    format!("lose what only {peer} has")
+}
+
+/// What a forced start costs, for who has not typed it.
+fn price(me: &str, peer: &str) -> String {
+    format!(
+        "nothing was changed. Start {peer} or the witness if you can: then nothing is lost. A \
+         forced start makes {me} serve what it has: what {me} missed, or got only a part of, is \
+         gone for the hosts, and they go on from older data. {peer} and the witness must stay off \
+         until they can reach {me}: a box that serves at the same time writes another array, and \
+         two that were both written are never merged. If that is meant, type on this box: twinsan \
+         force-primary --confirm \"{}\"",
+        cost(peer)
+    )
 }
 
 /// What the node's outputs do to the rest of the box.
@@ -303,6 +331,8 @@ struct Acting {
     config: NodeConfig,
     identity: Identity,
     waiting: BTreeMap<u64, Waiting>,
+    /// What the last forced start said.
+    forced: Option<String>,
 }
 
 impl Acting {
@@ -347,6 +377,18 @@ impl Acting {
                 format!("done: {} is primary now", self.config.peer),
                 "the role did not move",
             ),
+            OperatorCommand::Force => (
+                self.forced.take().map_or_else(
+                    || {
+                        format!(
+                            "done: {} is primary by a vote; nothing is lost",
+                            self.config.node
+                        )
+                    },
+                    |what| format!("done: {} is primary, {what}", self.config.node),
+                ),
+                "nothing was forced",
+            ),
             OperatorCommand::RemoveVoter { node } => (
                 format!("done: {node} is no voter any more; when it runs it is admitted again"),
                 "no voter was removed",
@@ -363,7 +405,10 @@ impl Acting {
         drop(answer.send(result));
     }
 
-    fn tell(&self, event: &ha::Event) {
+    fn tell(&mut self, event: &ha::Event) {
+        if matches!(event, ha::Event::Forced { .. }) {
+            self.forced = Some(event.to_string());
+        }
         if matches!(event, ha::Event::PeerHeard) {
             self.order(Order::Announce);
         }
@@ -426,5 +471,35 @@ link = [{ name = "l", address = "10.0.0.1", peer = "10.0.0.2", role = "replicati
         );
         assert_eq!(move_to(None), Ok(OperatorCommand::Switchover { to: None }));
         assert!(move_to(Some("witness")).is_err(), "it has no data");
+    }
+
+    /// Law R9: nothing is forced before its consequence was typed, and the refusal says all of it.
+    #[test]
+    fn r9_a_forced_start_wants_its_consequence_typed() {
+        let force = |confirm: Option<&str>| {
+            asked(&Wish::ForcePrimary {
+                confirm: confirm.map(str::to_owned),
+            })
+        };
+        for wrong in [
+            None,
+            Some(""),
+            Some("yes"),
+            Some("lose what only alpha has"),
+        ] {
+            let refused = force(wrong).expect_err("not the consequence");
+            assert_eq!(refused.exit_code(), 3);
+            for part in [
+                "nothing was changed",
+                "Start beta or the witness",
+                "beta and the witness must stay off until they can reach alpha",
+                "never merged",
+                "--confirm \"lose what only beta has\"",
+            ] {
+                assert!(refused.message.contains(part), "{refused}");
+            }
+        }
+        let typed = force(Some("lose what only beta has"));
+        assert_eq!(typed, Ok(OperatorCommand::Force));
     }
 }

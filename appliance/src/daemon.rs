@@ -180,6 +180,10 @@ async fn route(
                 let wish = Wish::Switchover { to };
                 operator.send((wish, answer)).await.is_err()
             }
+            Ask::ForcePrimary { confirm } => {
+                let wish = Wish::ForcePrimary { confirm };
+                operator.send((wish, answer)).await.is_err()
+            }
             Ask::RemoveVoter { node } => {
                 let wish = Wish::RemoveVoter { node };
                 operator.send((wish, answer)).await.is_err()

@@ -151,7 +151,9 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         ..
     } = sources;
     let chosen = authority.config.as_ref();
-    let trouble = differing_copies(sources).or_else(|| full_pools(sources));
+    let trouble = parted(sources)
+        .or_else(|| differing_copies(sources))
+        .or_else(|| full_pools(sources));
     let (why, next) = trouble.unwrap_or_else(|| {
         (
             identity.named(config, &authority.why),
@@ -208,6 +210,42 @@ pub(crate) fn compose(sources: &Sources<'_>) -> Status {
         sessions: sources.sessions.iter().map(session).collect(),
         generation: cluster.generation,
     }
+}
+
+/// What it means, and what to do, that the boxes were written each without the other (law R9).
+fn parted(sources: &Sources<'_>) -> Option<(String, String)> {
+    let (me, peer) = (&sources.config.node, &sources.config.peer);
+    let (mirror, authority) = (sources.mirror, sources.authority);
+    if let Some(theirs) = mirror.parted {
+        return Some((
+            format!(
+                "{me} and {peer} were both written, each without the other: {me} serves what it \
+                 has; what {peer} has (data of epoch {theirs}) is kept there and not joined"
+            ),
+            format!(
+                "to give up what only {peer} has: stop twinsan there and say `twinsan pair leave \
+                 --yes`; here `twinsan voter remove {peer} --yes` and `twinsan pair create`; there \
+                 `twinsan pair join --yes`, and start it; to keep some of it, first copy the files \
+                 of its pool elsewhere"
+            ),
+        ));
+    }
+    let own = ha::Epoch(mirror.data.data_epoch.0);
+    let outside = authority.role == Role::Secondary && mirror.link == DataLink::Down;
+    let forced = own != ha::Epoch::ZERO && own.lineage() != authority.epoch.lineage();
+    (outside && forced).then(|| {
+        (
+            format!(
+                "{peer} was started by force (epoch {}) while the data of {me} were of epoch \
+                 {own}: what only {me} has is kept and served to nobody",
+                authority.epoch
+            ),
+            format!(
+                "wait until the boxes are connected: {me} is brought up to date if it never went \
+                 on alone; else `twinsan status` on {peer} says how to go on"
+            ),
+        )
+    })
 }
 
 /// What it means, and what to do, that a scrub found blocks that differ and nothing else is wrong.

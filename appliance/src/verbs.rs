@@ -37,6 +37,10 @@ pub async fn run(cli: &Cli, verb: &ClientVerb) -> Result<(), Refusal> {
         }
         ClientVerb::Address(verb) => address(cli, verb).await,
         ClientVerb::Switchover { to } => ask(cli, Ask::Switchover { to: to.clone() }).await,
+        ClientVerb::ForcePrimary { confirm } => {
+            let confirm = confirm.clone();
+            ask(cli, Ask::ForcePrimary { confirm }).await
+        }
         ClientVerb::Voter(VoterVerb::Remove { node, yes: true }) => {
             ask(cli, Ask::RemoveVoter { node: node.clone() }).await
         }

@@ -7,7 +7,8 @@ use core::fmt;
 
 use crate::mutants::mutant;
 use crate::types::{
-    Attached, Config, DataState, DiskInstance, Epoch, Incarnation, Members, NodeId, Reason, Voter,
+    Attached, Config, DataState, DiskInstance, Epoch, Incarnation, Members, NodeId, Parity, Reason,
+    Voter,
 };
 
 /// Who asks, and what it has.
@@ -105,6 +106,11 @@ pub fn eligible(read: &Config, standing: &Standing<'_>) -> Result<(), Unfit> {
             in_sync: read.in_sync,
         });
     }
+    whole(read, standing)
+}
+
+/// Every volume attached, and the very copy that was in S (H9).
+fn whole(read: &Config, standing: &Standing<'_>) -> Result<(), Unfit> {
     if mutant!(IgnoreEligibility) {
         return Ok(());
     }
@@ -161,6 +167,64 @@ pub fn promote(read: &Config, standing: &Standing<'_>) -> Result<Config, Unfit> 
     }
     if !mutant!(PromoteBoth) {
         next.in_sync = Members::one(standing.me);
+    }
+    Ok(next)
+}
+
+/// Who votes about a forced start (law R9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Electorate {
+    /// A majority of the voters answers: the config is committed as any other.
+    Majority,
+    /// It does not: this box becomes the only voter.
+    Alone,
+}
+
+/// Law R9: whether this box can be forced at all. It need not be in S, but its copy must once have
+/// been, and be complete.
+///
+/// # Errors
+/// Says what is missing.
+pub fn forcible(read: &Config, standing: &Standing<'_>) -> Result<(), Unfit> {
+    whole(read, standing)
+}
+
+/// Law R9: start this box although it could not be promoted. A new lineage begins: nothing of the
+/// old one is taken for a predecessor or a successor of it. Who could be promoted, and by a
+/// majority, is promoted: then nothing is lost and no lineage begins.
+///
+/// # Errors
+/// Refuses a box without a complete copy that was once in S.
+pub fn force(
+    read: &Config,
+    electorate: Electorate,
+    peer: NodeId,
+    standing: &Standing<'_>,
+) -> Result<Config, Unfit> {
+    forcible(read, standing)?;
+    let me = standing.me;
+    if electorate == Electorate::Majority && eligible(read, standing).is_ok() {
+        return promote(read, standing);
+    }
+    let mut next = successor(read, standing, Reason::Force);
+    if !mutant!(ForceInLineage) {
+        next.epoch = read.epoch.max(standing.floor).forced(Parity::of(me, peer));
+    }
+    next.primary = Some((me, standing.incarnation));
+    next.in_sync = Members::one(me);
+    let shared = read.in_sync.contains(me) || mutant!(ForceKeepsBase);
+    for node in read.in_sync.without(me).iter() {
+        if shared {
+            // Whoever did not go on since is brought up to date from there.
+            set(&mut next.resync_base_epoch, node, read.epoch);
+        } else {
+            // It has what this box lacks: nothing is the difference between the two.
+            next.resync_base_epoch.retain(|base| base.0 != node);
+        }
+    }
+    next.resync_base_epoch.retain(|base| base.0 != me);
+    if electorate == Electorate::Alone {
+        next.voters.retain(|voter| voter.node == me);
     }
     Ok(next)
 }

@@ -255,7 +255,7 @@ impl Reader<'_> {
 }
 
 /// By code on the wire; the codes are the order of the enum.
-const REASONS: [Reason; 9] = [
+const REASONS: [Reason; 10] = [
     Reason::Genesis,
     Reason::Degrade,
     Reason::Promote,
@@ -265,6 +265,7 @@ const REASONS: [Reason; 9] = [
     Reason::Admit,
     Reason::Remove,
     Reason::Detach,
+    Reason::Force,
 ];
 
 #[cfg(test)]

@@ -71,6 +71,16 @@ pub enum Mutant {
     DetachWithLease,
     /// A primary that lost its disk gives the role to a peer that is silent since then (R1).
     DetachToSilence,
+    /// A forced start goes on in the old lineage (R9, H22).
+    ForceInLineage,
+    /// A box that was not in S is forced, and its peer's copy is taken for older (R9, H22).
+    ForceKeepsBase,
+    /// A box is forced although a primary is heard (R9, H21).
+    ForceOverLiving,
+    /// A box of an old lineage outbids the ballots of a later one (R9, H22).
+    OutbidLineage,
+    /// A forced start does not seal what went before (R9, R3).
+    ForceUnsealed,
 }
 
 /// Every mutant by name.
@@ -104,6 +114,11 @@ pub const NAMES: &[(&str, Mutant)] = &[
     ("detach-keeps-both", Mutant::DetachKeepsBoth),
     ("detach-with-lease", Mutant::DetachWithLease),
     ("detach-to-silence", Mutant::DetachToSilence),
+    ("force-in-lineage", Mutant::ForceInLineage),
+    ("force-keeps-base", Mutant::ForceKeepsBase),
+    ("force-over-living", Mutant::ForceOverLiving),
+    ("outbid-lineage", Mutant::OutbidLineage),
+    ("force-unsealed", Mutant::ForceUnsealed),
 ];
 
 /// Mutants that another rule makes up for; they change nothing that anybody can see.

@@ -13,6 +13,7 @@
 //! 5. at most one `Persist` is under way, and nothing that depends on it has left.
 
 mod api;
+mod force;
 mod office;
 mod propose;
 mod receive;
@@ -25,6 +26,7 @@ pub use api::{
     Authority, EDGES, Event, Input, Lease, LinkStatus, OperatorCommand, Output, Params, Refused,
     Role, Status,
 };
+use force::Force;
 use office::Term;
 use propose::Proposal;
 use send::Deferred;
@@ -55,6 +57,8 @@ pub struct Node {
     /// The primary's office, while this process holds it.
     term: Option<Term>,
     proposal: Option<Proposal>,
+    /// An operator wants this box to be started whatever it costs (law R9).
+    force: Option<Force>,
     /// Highest ballot counter seen or used.
     counter: u64,
     /// Highest foreign ballot that the own acceptor promised or accepted in this process (H3).
@@ -110,6 +114,7 @@ impl Node {
             known: None,
             term: None,
             proposal: None,
+            force: None,
             counter,
             foreign: None,
             holder: Holder::default(),
@@ -262,6 +267,7 @@ impl Node {
         sooner(self.proposal.as_ref().map(|proposal| proposal.resend_at));
         sooner(Some(self.retry_at));
         sooner(self.candidate_at(now));
+        sooner(self.force_until());
         sooner(self.plan.retry_at());
         wake.max(now.boot.after_ns(1))
     }

@@ -98,6 +98,25 @@ impl Epoch {
         self.0 & ((1 << 48) - 1)
     }
 
+    /// The epoch of a forced start that follows this one (law R9). Of a pair one box uses the
+    /// odd lineages and the other the even ones: two boxes that were both forced, each without the
+    /// other, never share one, and every comparison tells them apart.
+    #[must_use]
+    pub const fn forced(self, parity: Parity) -> Self {
+        let odd = matches!(parity, Parity::Odd);
+        let step = if (self.lineage() % 2 == 1) == odd {
+            2
+        } else {
+            1
+        };
+        assert!(
+            self.lineage() <= u16::MAX - step,
+            "2^15 forced starts outlast any pair"
+        );
+        let lineage = (self.lineage() + step) as u64;
+        Self((lineage << 48) | self.next().counter())
+    }
+
     /// The epoch after this one in the same lineage.
     #[must_use]
     pub const fn next(self) -> Self {
@@ -115,6 +134,23 @@ impl fmt::Display for Epoch {
             0 => write!(f, "{}", self.counter()),
             lineage => write!(f, "{lineage}.{}", self.counter()),
         }
+    }
+}
+
+/// Which lineages a box of a pair may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parity {
+    /// 1, 3, 5 and so on.
+    Odd,
+    /// 2, 4, 6 and so on.
+    Even,
+}
+
+impl Parity {
+    /// That of `me`, whose peer is `peer`: the two differ.
+    #[must_use]
+    pub const fn of(me: NodeId, peer: NodeId) -> Self {
+        if me.0 < peer.0 { Self::Odd } else { Self::Even }
     }
 }
 
@@ -422,6 +458,8 @@ pub enum Reason {
     Remove,
     /// Law R1: the primary lost its own disk and gave everything to its peer.
     Detach,
+    /// Law R9: an operator started a box that could not be promoted.
+    Force,
 }
 
 /// The value of the register: who may acknowledge and who decides about it.
@@ -508,6 +546,13 @@ pub struct Ballot {
 }
 
 impl Ballot {
+    /// The lineage in the top 16 bits of the counter. It is above zero only in ballots of a box
+    /// that was forced and became the only voter, and of who came after it (law R9).
+    #[must_use]
+    pub const fn lineage(&self) -> u64 {
+        self.counter >> 48
+    }
+
     /// Whether the ballot was made by this life of `node`.
     #[must_use]
     pub fn belongs_to(&self, node: NodeId, instance: VoterInstance) -> bool {
@@ -601,6 +646,23 @@ mod tests {
         assert!(both.contains(NodeId(200)) && !both.contains(NodeId(2)));
         assert_eq!(both.without(NodeId(1)), Members::one(NodeId(200)));
         assert_eq!(both.iter().collect::<Members>(), both);
+    }
+
+    #[test]
+    fn r9_two_forced_boxes_never_share_a_lineage() {
+        let (one, other) = (NodeId(1), NodeId(2));
+        let forced = |epoch: Epoch, me, peer| epoch.forced(Parity::of(me, peer));
+        let mut odd = Epoch(7);
+        let mut even = Epoch(7);
+        let mut seen = std::collections::BTreeSet::from([0]);
+        for _ in 0..5 {
+            let (before, ahead) = (odd.max(even), odd.next());
+            (odd, even) = (forced(odd, one, other), forced(even, other, one));
+            assert!(seen.insert(odd.lineage()) && seen.insert(even.lineage()));
+            assert!(odd > ahead && even.lineage() > 0 && odd.max(even) > before);
+        }
+        assert_eq!(forced(Epoch(7), one, other), Epoch((1 << 48) | 8));
+        assert_eq!(forced(Epoch(7), other, one), Epoch((2 << 48) | 8));
     }
 
     #[test]

@@ -341,3 +341,81 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
         std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a file can be copied");
     }
 }
+
+/// R9: an operator forces the box that is left after he typed what that costs. What the other one
+/// wrote alone is kept, served to nobody and never merged, until he gives it up.
+#[test]
+fn r9_a_forced_start_serves_and_two_written_copies_stay_apart() {
+    let mut lab = Lab::with_pair(Disk::Files);
+    let mut host = hold(&mut lab, Place::Initiator, Net::Fabric1, LOAD_NAME);
+    host.must(&format!("write {FREE_BLOCK} 1"));
+    lab.kill(Place::San2);
+    lab.until(Place::San1, "it goes on alone", |status| {
+        status.is_primary() && status.in_sync() == ["san1"]
+    });
+    let uuid = lab
+        .status(Place::San1)
+        .and_then(|status| status.uuid(VOLUME));
+    let uuid = uuid.expect("the primary knows names");
+    let old = lab.block(Place::San1, &uuid, FREE_BLOCK);
+    host.must(&format!("write {FREE_BLOCK} 2"));
+    let newer = lab.block(Place::San1, &uuid, FREE_BLOCK);
+    assert_ne!(newer, old);
+    drop(host);
+    lab.kill(Place::San1);
+    lab.kill(Place::Witness);
+    lab.start(Place::San2);
+    lab.until(Place::San2, "it stands by", |status| !status.is_primary());
+
+    let unconfirmed = lab.cli(Place::San2, &["force-primary"]);
+    assert_eq!(unconfirmed.code, Some(3), "{}", unconfirmed.err);
+    let cost = "lose what only san1 has";
+    assert!(unconfirmed.err.contains(cost), "{}", unconfirmed.err);
+    let wrong = lab.cli(Place::San2, &["force-primary", "--confirm", "yes"]);
+    assert_eq!(wrong.code, Some(3), "{}", wrong.err);
+    lab.never(
+        Duration::from_secs(2),
+        Place::San2,
+        "was forced",
+        Status::is_primary,
+    );
+    let done = lab.must(Place::San2, &["force-primary", "--confirm", cost]);
+    assert!(done.contains("keep san1, witness off"), "{done}");
+
+    let mut host = hold(&mut lab, Place::Initiator, Net::Fabric1, LOAD_NAME);
+    let read = host.must(&format!("read {FREE_BLOCK}"));
+    assert_eq!(read["version"], 1, "the older data");
+    host.must(&format!("write {FREE_BLOCK} 3"));
+    lab.start(Place::Witness);
+    lab.start(Place::San1);
+    let parted = "each without the other";
+    let told = lab.until(Place::San2, "it says that the two parted", |status| {
+        status.why().contains(parted)
+    });
+    assert!(told.next().contains("pair leave"), "{}", told.next());
+    lab.until(Place::San1, "it says what happened", |status| {
+        status.why().contains("was started by force")
+    });
+    let joined = |status: &Status| status.in_sync().len() > 1 || !status.is_primary();
+    lab.never(Duration::from_secs(5), Place::San2, "joined them", joined);
+    assert_eq!(
+        lab.block(Place::San1, &uuid, FREE_BLOCK),
+        newer,
+        "what only san1 has"
+    );
+
+    // As the status says: the old copy is given up.
+    assert_eq!(lab.terminate(Place::San1), Some(0));
+    lab.must(Place::San1, &["pair", "leave", "--yes"]);
+    let removed = clock::until(STATE_WAIT, || {
+        let said = lab.cli(Place::San2, &["voter", "remove", "san1", "--yes"]);
+        (said.code == Some(0)).then_some(()) // refused while san1 was heard a moment ago
+    });
+    assert!(removed.is_some(), "san1 stays a voter");
+    lab.join(Place::San2, Place::San1, &["pair", "join", "--yes"]);
+    lab.start(Place::San1);
+    lab.protected(Place::San2);
+    assert_eq!(host.must(&format!("read {FREE_BLOCK}"))["version"], 3);
+    drop(host);
+    assert_eq!(lab.first_difference(), None, "both have the new array");
+}

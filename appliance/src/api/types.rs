@@ -292,6 +292,11 @@ pub enum Ask {
         /// Name of the box.
         to: Option<String>,
     },
+    /// Makes the asked box primary whatever it costs (law R9).
+    ForcePrimary {
+        /// The consequence, typed by an operator; anything else is refused and says it.
+        confirm: Option<String>,
+    },
     /// Takes a voter that is gone or was reinstalled off the list, so that it can be admitted.
     RemoveVoter {
         /// Name of the box, or `witness`.

@@ -134,6 +134,9 @@ pub enum OperatorCommand {
         /// The peer or the witness.
         node: NodeId,
     },
+    /// Start this box without a majority, or although it is not in sync (law R9). Whoever sends
+    /// this has made the operator name what it costs.
+    Force,
 }
 
 /// Why an operator does not get what he asked for: a sentence that says what to do.
@@ -416,6 +419,13 @@ pub enum Event {
         /// The voter.
         node: NodeId,
     },
+    /// An operator started this box (law R9).
+    Forced {
+        /// The first epoch of the new lineage.
+        epoch: Epoch,
+        /// Who must stay off until it can reach this box: it knows nothing of this.
+        must_stay_off: Members,
+    },
     /// A resource failed to start; everything was stopped and is tried again.
     StartFailed {
         /// Which one.
@@ -471,6 +481,15 @@ impl fmt::Display for Event {
                 "{node} shows an older record than it had and has no vote; stop it, empty its \
                  state directory, let it join the pair again, and then run `twinsan voter remove \
                  {node}` on the primary"
+            ),
+            Self::Forced {
+                epoch,
+                must_stay_off,
+            } => write!(
+                f,
+                "started by force in epoch {epoch}: what was written elsewhere and never came here \
+                 is not served; keep {must_stay_off} off until it can reach this box, or there are \
+                 two arrays"
             ),
             Self::StartFailed {
                 resource,

@@ -360,6 +360,7 @@ impl Node {
         let refused = match command {
             OperatorCommand::Switchover { to } => self.begin_switchover(now, id, to),
             OperatorCommand::RemoveVoter { node } => self.begin_removal(now, id, node),
+            OperatorCommand::Force => self.begin_force(now, id),
         };
         if let Err(reason) = refused {
             self.answer(id, Err(reason));

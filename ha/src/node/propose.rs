@@ -11,8 +11,8 @@
 
 use super::office::Term;
 use super::send::Deferred;
-use super::{Event, Node};
-use crate::authority::{self, Unfit};
+use super::{Event, Node, Refused};
+use crate::authority::{self, Electorate, Unfit};
 use crate::mutants::mutant;
 use crate::register::{Commit, Reading};
 use crate::types::{
@@ -24,6 +24,8 @@ use crate::wire::{Message, Refusal};
 /// What a proposal is for. The later ones in this list give way to the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
+    /// Law R9: without a majority this box is the only voter of its next config.
+    Force(Electorate),
     /// Law R2.
     Promote,
     /// Law R7, the side that takes over: its own ballot under the config that names it.
@@ -47,7 +49,7 @@ pub(super) enum Purpose {
 impl Purpose {
     const fn urgency(&self) -> u8 {
         match self {
-            Self::Promote | Self::Claim => 5,
+            Self::Force(_) | Self::Promote | Self::Claim => 5,
             Self::Handover(_) | Self::Detach(_) => 4,
             Self::Degrade => 3,
             Self::Readmit(_) => 2,
@@ -97,6 +99,7 @@ const REFUSED_WAIT: u64 = 5;
 impl Node {
     /// Starts, repeats or gives up proposals.
     pub(super) fn drive(&mut self, now: Now) {
+        self.watch_force(now);
         let goal = if self.term.is_some() {
             self.office_goal(now)
         } else {
@@ -119,7 +122,10 @@ impl Node {
         };
         let committing = matches!(proposal.stage, Stage::Committing { .. });
         if self.term.is_none() {
-            return self.disk_failed() && !committing;
+            let forced = goal.filter(|goal| matches!(goal, Purpose::Force(_)));
+            let other = forced.is_some_and(|goal| *goal != proposal.purpose);
+            let alone = forced == Some(&Purpose::Force(Electorate::Alone));
+            return (self.disk_failed() || other) && !committing || other && alone;
         }
         match goal {
             // Law R1 and R7 do not wait for a lesser commit; the lesser ones do.
@@ -139,6 +145,9 @@ impl Node {
             known.1.primary == Some(me) && known.1.epoch > self.held_epoch
         };
         let able = self.acceptor.votes() && !self.disk_failed();
+        if let Some(goal) = self.force_goal(now) {
+            return Some(goal);
+        }
         if self.known.as_ref().filter(mine).is_some() && able {
             return Some(Purpose::Claim);
         }
@@ -249,7 +258,12 @@ impl Node {
             self.begin(now, purpose, Stage::Reading(Reading::new(ballot)), ballot);
             return self.derive_and_commit(now, &base);
         }
-        let ballot = self.next_ballot();
+        let alone = purpose == Purpose::Force(Electorate::Alone);
+        let ballot = if alone {
+            self.forced_ballot()
+        } else {
+            self.next_ballot()
+        };
         if let Some(held) = self.acceptor.held(now, &ballot) {
             self.retry_at = now.boot.after_ns(held.max(1));
             return;
@@ -259,6 +273,9 @@ impl Node {
             self.event(Event::Candidacy { cause });
         }
         self.begin(now, purpose, Stage::Reading(Reading::new(ballot)), ballot);
+        if alone {
+            return self.seal_own(now);
+        }
         self.acceptor
             .change(|state| state.promised = state.promised.max(ballot));
         if mutant!(ReuseBallot) {
@@ -322,7 +339,6 @@ impl Node {
         let Stage::Reading(reading) = &mut proposal.stage else {
             return;
         };
-        self.counter = self.counter.max(accepted.0.counter);
         reading.promised(from.0, from.1, accepted);
         self.progress(now);
     }
@@ -338,11 +354,23 @@ impl Node {
         let Some((_, read)) = reading.read() else {
             return;
         };
-        if proposal.purpose != Purpose::Promote {
-            return self.derive_and_commit(now, &read);
-        }
-        if let Err(unfit) = authority::eligible(&read, &self.standing()) {
+        let fit = match proposal.purpose {
+            Purpose::Promote => authority::eligible(&read, &self.standing()),
+            Purpose::Force(_) => authority::forcible(&read, &self.standing()),
+            Purpose::Claim
+            | Purpose::Handover(_)
+            | Purpose::Detach(_)
+            | Purpose::Degrade
+            | Purpose::Readmit(_)
+            | Purpose::Reaffirm
+            | Purpose::Remove(_)
+            | Purpose::Admit(_) => return self.derive_and_commit(now, &read),
+        };
+        if let Err(unfit) = fit {
             return self.refused(now, &unfit);
+        }
+        if matches!(proposal.purpose, Purpose::Force(_)) {
+            return self.seal_read(now, &read);
         }
         // That the peer is in S too may be news: this box went down before it had accepted it.
         let shared = read.in_sync.contains(self.params.peer);
@@ -354,6 +382,11 @@ impl Node {
             self.retry_at = until;
             return;
         }
+        self.seal_read(now, &read);
+    }
+
+    /// Law R3: every epoch up to the one read is sealed, durably, then the engine is asked.
+    pub(super) fn seal_read(&mut self, now: Now, read: &Config) {
         let known = self
             .acceptor
             .state()
@@ -369,8 +402,9 @@ impl Node {
         if let Some(proposal) = &mut self.proposal {
             proposal.stage = Stage::Sealing(Box::new(read.clone()));
         }
-        if mutant!(CommitBeforeSeal) {
-            self.derive_and_commit(now, &read);
+        let forced = matches!(&self.proposal, Some(it) if matches!(it.purpose, Purpose::Force(_)));
+        if mutant!(CommitBeforeSeal) || forced && mutant!(ForceUnsealed) {
+            self.derive_and_commit(now, read);
         }
     }
 
@@ -382,6 +416,9 @@ impl Node {
         let Stage::Sealing(read) = &proposal.stage else {
             return;
         };
+        if self.overtaken(proposal, read) {
+            return self.preempted(now);
+        }
         if epoch >= read.epoch || mutant!(SealKnownOnly) {
             let read = (**read).clone();
             self.derive_and_commit(now, &read);
@@ -392,6 +429,9 @@ impl Node {
         let standing = self.standing();
         let known = self.known.as_ref().map_or(read, |known| &known.1);
         match purpose {
+            Purpose::Force(electorate) => {
+                authority::force(read, electorate, self.params.peer, &standing)
+            }
             Purpose::Promote => authority::promote(read, &standing),
             Purpose::Claim => authority::claim(read, &standing),
             Purpose::Reaffirm => authority::reaffirm(read, &standing),
@@ -425,6 +465,10 @@ impl Node {
             return;
         }
         match self.derive(purpose, read) {
+            // Nobody else is asked: whoever the others are, they learn of it from this box.
+            Ok(value) if purpose == Purpose::Force(Electorate::Alone) => {
+                self.commit(now, &value, value.clone());
+            }
             Ok(value) => self.commit(now, read, value),
             Err(Unfit::Superseded { epoch, primary }) if self.term.is_some() => {
                 self.demote(now, epoch, primary);
@@ -434,7 +478,7 @@ impl Node {
     }
 
     /// This box may not; it says so and asks again much later.
-    fn refused(&mut self, now: Now, unfit: &Unfit) {
+    pub(super) fn refused(&mut self, now: Now, unfit: &Unfit) {
         let wait = self.timing().failover_ms() * REFUSED_WAIT;
         let jitter = self.random(wait / 4);
         self.proposal = None;
@@ -442,12 +486,19 @@ impl Node {
         let reason = unfit.to_string();
         if self.refusal.as_ref() != Some(&reason) {
             self.refusal = Some(reason.clone());
-            self.event(Event::Refused { reason });
+            self.event(Event::Refused {
+                reason: reason.clone(),
+            });
         }
+        self.end_force(Err(Refused::Unsafe(reason)));
     }
 
     /// Phase 2. Doubt begins before the Accept leaves (law R0b).
     fn commit(&mut self, now: Now, read: &Config, value: Config) {
+        let Some(ballot) = self.proposal.as_ref().map(|proposal| proposal.ballot) else {
+            return;
+        };
+        self.counter = self.counter.max(ballot.counter);
         let next = self.next_ballot();
         let gives_away = value
             .primary
@@ -456,7 +507,6 @@ impl Node {
         let Some(proposal) = &mut self.proposal else {
             return;
         };
-        let ballot = proposal.ballot;
         let commit = Box::new(Commit::new(ballot, next, read.clone(), value.clone()));
         let own_vote = if commit.admits.is_some() {
             OwnVote::Later
@@ -556,7 +606,11 @@ impl Node {
             {
                 self.holder.void(now.boot); // only what is granted from now on counts (H3)
             }
+            let begins = self.term.is_none();
             self.hold_office(now, &value, next);
+            if begins {
+                self.forced(now, &value);
+            }
         } else {
             let primary = value.primary.map(|primary| primary.0);
             self.demote(now, value.epoch, primary);
@@ -604,16 +658,19 @@ impl Node {
     /// A voter refused the ballot.
     pub(super) fn nacked(&mut self, now: Now, from: NodeId, ballot: Ballot, why: Refusal) {
         if let Refusal::Promised(promised) = why {
-            self.counter = self.counter.max(promised.counter);
+            self.outbid(promised);
         }
         let known = self.acceptor.state().map(|state| state.accepted.1.clone());
         let Some(proposal) = self.proposal.as_mut().filter(|it| it.ballot == ballot) else {
             return;
         };
         match why {
-            Refusal::Held(ms) if proposal.purpose == Purpose::Promote => {
+            Refusal::Held(ms)
+                if matches!(proposal.purpose, Purpose::Promote | Purpose::Force(_)) =>
+            {
                 // A live primary holds that voter's promise, or held it a moment ago.
                 self.proposal = None;
+                self.force_is_held();
                 self.retry_at = now.boot.after_ms(u64::from(ms) + 1);
             }
             Refusal::Held(_) => {}
@@ -639,7 +696,7 @@ impl Node {
         };
         let interval = u64::from(self.timing().heartbeat_interval_ms) * NS_PER_MS;
         self.attempts = self.attempts.saturating_add(1);
-        let spread = if proposal.purpose == Purpose::Promote {
+        let spread = if matches!(proposal.purpose, Purpose::Promote | Purpose::Force(_)) {
             interval * u64::from(self.attempts.min(4))
         } else {
             interval / 8 // a live primary goes first
@@ -660,7 +717,9 @@ impl Node {
         };
         let age = now.boot.since_ns(proposal.since);
         let limit_ms = match (&proposal.stage, proposal.purpose) {
-            (Stage::Reading(_), Purpose::Promote | Purpose::Claim) => u64::from(timing.lease_ms),
+            (Stage::Reading(_), Purpose::Promote | Purpose::Claim | Purpose::Force(_)) => {
+                u64::from(timing.lease_ms)
+            }
             (Stage::Committing { .. } | Stage::Reading(_), _) => timing.failover_ms(),
             (Stage::Sealing(_), _) => u64::MAX / NS_PER_MS,
         };

@@ -212,7 +212,7 @@ impl Node {
         if own || mutant!(OwnVoteKeepsLease) {
             return;
         }
-        self.counter = self.counter.max(ballot.counter);
+        self.outbid(ballot);
         self.foreign = self.foreign.max(Some(ballot));
         self.holder.void(now.boot);
         if let Some(term) = &mut self.term {
@@ -348,7 +348,7 @@ impl Node {
         }
         let voter = self.vote(now, from, &ack.mark);
         if let Some(accepted) = &ack.accepted {
-            self.counter = self.counter.max(accepted.ballot.counter);
+            self.outbid(accepted.ballot);
             self.superseded(now, accepted);
         }
         match ack.verdict {
@@ -379,7 +379,7 @@ impl Node {
 
     /// A voter promised another's ballot: only a higher own one, chosen, brings its lease back.
     fn lost_promise(&mut self, promised: Ballot) {
-        self.counter = self.counter.max(promised.counter);
+        self.outbid(promised);
         let me = self.params.me;
         let Some((ballot, config)) = &self.known else {
             return;

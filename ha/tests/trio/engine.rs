@@ -13,6 +13,8 @@ use ha::{
 pub(crate) struct Disk {
     pub(crate) instance: Option<DiskInstance>,
     pub(crate) log: BTreeSet<u64>,
+    /// The last epoch in which this copy was in sync or served.
+    pub(crate) data_epoch: Epoch,
 }
 
 impl Disk {
@@ -20,6 +22,7 @@ impl Disk {
         Self {
             instance,
             log: BTreeSet::new(),
+            data_epoch: Epoch::ZERO,
         }
     }
 }
@@ -37,6 +40,12 @@ pub(crate) enum Frame {
         session: u64,
         process: u128,
         disk: DiskInstance,
+        data_epoch: Epoch,
+    },
+    /// The target is in sync in this epoch (H30).
+    Epoch {
+        session: u64,
+        epoch: Epoch,
     },
     Write {
         session: u64,
@@ -108,6 +117,8 @@ pub(crate) struct Engine {
     frozen: bool,
     /// The disk failed: nothing is answered any more.
     pub(crate) failed: bool,
+    /// How often the peer's copy was found to be of another lineage, and was left alone (law R9).
+    pub(crate) forks: u64,
     losses: u64,
     peer: Peer,
     peer_disk: Option<DiskInstance>,
@@ -128,6 +139,7 @@ impl Frame {
         match self {
             Self::Hello { session, .. }
             | Self::Welcome { session, .. }
+            | Self::Epoch { session, .. }
             | Self::Write { session, .. }
             | Self::Written { session, .. }
             | Self::Copy { session, .. }
@@ -156,6 +168,7 @@ impl Engine {
             handover: None,
             frozen: false,
             failed: false,
+            forks: 0,
             losses: 0,
             peer: Peer::None,
             peer_disk: None,
@@ -195,7 +208,7 @@ impl Engine {
         self.is_primary() && self.serving && !self.stopped && !self.failed && leased
     }
 
-    fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         match self.authority {
             Authority::Secondary { epoch } | Authority::Primary { epoch, .. } => epoch,
         }
@@ -253,7 +266,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn authority(&mut self, authority: Authority, _disk: &mut Disk) {
+    pub(crate) fn authority(&mut self, authority: Authority, disk: &mut Disk) {
         let (was, before) = (self.is_primary(), self.epoch());
         self.authority = authority;
         match authority {
@@ -268,7 +281,8 @@ impl Engine {
             Authority::Primary { epoch, in_sync, .. } => {
                 assert!(epoch > self.sealed || was, "primary of a sealed epoch");
                 let taken_over = !was && in_sync == Members::one(self.me);
-                let settled = epoch.0 <= self.settled.0 + 1;
+                // The first epoch of a forced lineage follows whatever was sealed (law R9).
+                let settled = epoch.counter() <= self.settled.counter() + 1;
                 assert!(
                     settled || !taken_over,
                     "promoted before older operations were over (H8)"
@@ -277,6 +291,11 @@ impl Engine {
                     self.tell(1_000, Input::Serving { epoch });
                     self.serving = true;
                     self.frozen = false;
+                }
+                disk.data_epoch = epoch;
+                if in_sync != Members::one(self.me) {
+                    let session = self.session;
+                    self.send(Frame::Epoch { session, epoch });
                 }
                 if !was {
                     self.peer = Peer::None;
@@ -388,6 +407,7 @@ impl Engine {
                         session,
                         process: self.process,
                         disk: instance,
+                        data_epoch: disk.data_epoch,
                     });
                 }
             }
@@ -415,6 +435,11 @@ impl Engine {
                     self.send(Frame::Copied { session });
                 }
             }
+            Frame::Epoch { session, epoch } => {
+                if session == self.serves && !self.is_primary() && epoch > self.sealed {
+                    disk.data_epoch = epoch;
+                }
+            }
             Frame::Alive {
                 session,
                 reply: false,
@@ -434,6 +459,19 @@ impl Engine {
         }
     }
 
+    /// Row 2 of the table of handshakes: the peer's copy served in another lineage, or went on
+    /// after the two parted.
+    fn is_fork(&self, data_epoch: Epoch) -> bool {
+        let Authority::Primary {
+            epoch, peer_base, ..
+        } = self.authority
+        else {
+            return false;
+        };
+        let parted = data_epoch.lineage() != epoch.lineage() && data_epoch != Epoch::ZERO;
+        parted && peer_base != Some(data_epoch)
+    }
+
     fn answer(&mut self, frame: Frame) {
         let of = match frame {
             Frame::Welcome { session, .. }
@@ -441,7 +479,10 @@ impl Engine {
             | Frame::Copied { session }
             | Frame::Sealed { session }
             | Frame::Alive { session, .. } => session,
-            Frame::Hello { .. } | Frame::Write { .. } | Frame::Copy { .. } => return,
+            Frame::Hello { .. }
+            | Frame::Write { .. }
+            | Frame::Epoch { .. }
+            | Frame::Copy { .. } => return,
         };
         if of != self.session || !self.is_primary() {
             return;
@@ -452,8 +493,12 @@ impl Engine {
                 process,
                 disk: instance,
                 session,
+                data_epoch,
             } => {
-                if self.peer == Peer::Asked {
+                if self.peer == Peer::Asked && self.is_fork(data_epoch) {
+                    self.peer = Peer::None;
+                    self.forks += 1;
+                } else if self.peer == Peer::Asked {
                     self.peer = Peer::Up;
                     self.peer_disk = Some(instance);
                     let incarnation = Incarnation(process);
@@ -465,6 +510,9 @@ impl Engine {
                         },
                     );
                     let epoch = self.epoch();
+                    if self.peer_counts() {
+                        self.send(Frame::Epoch { session, epoch });
+                    }
                     for (write, _) in self.pending.clone() {
                         self.send(Frame::Write {
                             session,
@@ -491,6 +539,7 @@ impl Engine {
             Frame::Sealed { .. } => self.lose(PeerLoss::Sealed),
             Frame::Hello { .. }
             | Frame::Write { .. }
+            | Frame::Epoch { .. }
             | Frame::Copy { .. }
             | Frame::Alive { .. } => {}
         }

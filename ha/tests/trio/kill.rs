@@ -21,6 +21,26 @@ const KILLS: &[(&str, &str)] = &[
         "disk::r1_a_failed_disk_moves_nothing_to_a_peer_that_has_just_died",
     ),
     (
+        "force-in-lineage",
+        "force::r9_a_box_without_a_majority_is_forced_in_a_lineage_of_its_own",
+    ),
+    (
+        "force-keeps-base",
+        "force::r9_with_the_witness_a_stale_box_is_forced_by_a_vote",
+    ),
+    (
+        "force-over-living",
+        "force::r9_a_living_primary_is_not_forced_away",
+    ),
+    (
+        "outbid-lineage",
+        "force::h22_ballots_of_a_forced_lineage_are_not_outbid_from_the_old_one",
+    ),
+    (
+        "force-unsealed",
+        "force::r9_a_box_without_a_majority_is_forced_in_a_lineage_of_its_own",
+    ),
+    (
         "reuse-ballot",
         "hazards::h5b_no_ballot_is_used_twice_across_a_crash",
     ),

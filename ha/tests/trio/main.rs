@@ -5,6 +5,7 @@
 mod disk;
 mod drive;
 mod engine;
+mod force;
 mod hazards;
 #[cfg(feature = "mutants")]
 mod kill;

@@ -9,7 +9,8 @@ use crate::engine::Alone;
 
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
-    acknowledged: BTreeSet<u64>,
+    /// What was acknowledged, by lineage: a forced start begins another array (law R9).
+    acknowledged: BTreeMap<u16, BTreeSet<u64>>,
     /// Every value accepted, and by whom, durably.
     accepted: BTreeMap<Ballot, (Config, Members)>,
     chosen: BTreeMap<Ballot, Config>,
@@ -24,11 +25,12 @@ pub(crate) struct Oracle {
     pub(crate) readmitted: u64,
     pub(crate) handovers: u64,
     pub(crate) detached: u64,
+    pub(crate) forced: u64,
 }
 
 impl Oracle {
     pub(crate) fn acknowledged_count(&self) -> usize {
-        self.acknowledged.len()
+        self.acknowledged.values().map(BTreeSet::len).sum()
     }
 
     /// `node` acknowledges `write`. Whoever does so alone must hold everything acknowledged
@@ -39,22 +41,36 @@ impl Oracle {
         node: NodeId,
         write: (u64, Alone),
         log: &BTreeSet<u64>,
-        now: u64,
+        at: (u64, Epoch),
     ) {
-        self.acknowledged.insert(write.0);
+        let lineage = self.acknowledged.entry(at.1.lineage());
+        lineage.or_default().insert(write.0);
         if write.1 == Alone::Yes {
-            self.complete(node, log, now, "acknowledges");
+            self.complete(node, log, at, "acknowledges");
         }
     }
 
-    /// `node` answers a read at this moment.
-    pub(crate) fn read(&mut self, node: NodeId, log: &BTreeSet<u64>, now: u64) {
-        self.reads += 1;
-        self.complete(node, log, now, "reads");
+    /// `log` begins the lineage of `epoch`: what it lacks is lost there, as the operator was told.
+    pub(crate) fn begins(&mut self, epoch: Epoch, log: &BTreeSet<u64>) {
+        if self.acknowledged.contains_key(&epoch.lineage()) {
+            return; // the same config again
+        }
+        let all = self.acknowledged.values().flatten();
+        let kept = all.filter(|write| log.contains(write)).copied().collect();
+        self.forced += 1;
+        self.acknowledged.insert(epoch.lineage(), kept);
     }
 
-    fn complete(&self, node: NodeId, log: &BTreeSet<u64>, now: u64, what: &str) {
-        let missing = self.acknowledged.difference(log).count();
+    /// `node` answers a read at this moment.
+    pub(crate) fn read(&mut self, node: NodeId, log: &BTreeSet<u64>, at: (u64, Epoch)) {
+        self.reads += 1;
+        self.complete(node, log, at, "reads");
+    }
+
+    fn complete(&self, node: NodeId, log: &BTreeSet<u64>, at: (u64, Epoch), what: &str) {
+        let (now, epoch) = at;
+        let lineage = self.acknowledged.get(&epoch.lineage());
+        let missing = lineage.map_or(0, |all| all.difference(log).count());
         assert_eq!(
             missing, 0,
             "{node} {what} at {now} ns without {missing} acknowledged writes"
@@ -114,7 +130,7 @@ impl Oracle {
             next.is_none_or(|next| next.1.epoch >= config.epoch),
             "{ballot:?} is too late"
         );
-        if let Some(last) = &last {
+        if let Some(last) = last.as_ref().filter(|_| config.reason != Reason::Force) {
             assert!(config.epoch >= last.epoch, "epochs go back");
             if let Some((node, _)) = config
                 .primary
@@ -142,7 +158,11 @@ impl Oracle {
             Reason::Readmit => self.readmitted += 1,
             Reason::Handover => self.handovers += 1,
             Reason::Detach => self.detached += 1,
-            Reason::Genesis | Reason::HandoverCancelled | Reason::Admit | Reason::Remove => {}
+            Reason::Genesis
+            | Reason::HandoverCancelled
+            | Reason::Admit
+            | Reason::Remove
+            | Reason::Force => {}
         }
         self.chosen.insert(ballot, config);
     }

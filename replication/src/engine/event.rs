@@ -182,6 +182,9 @@ pub struct Status {
     pub data: DataState,
     /// The data session.
     pub link: DataLink,
+    /// The peer's copy parted from this one: both were written, each without the other (law R9).
+    /// It is of that epoch, and is left as it is.
+    pub parted: Option<Epoch>,
     /// Every acknowledgement waits for the peer.
     pub acks_wait_for_peer: bool,
     /// Bytes marked dirty over all volumes.

@@ -167,6 +167,7 @@ impl Engine {
     }
 
     fn refuse_peer(&mut self, verdict: Verdict, state: &State) {
+        self.parted = (verdict == Verdict::Forked).then_some(state.data_epoch);
         let text = match verdict {
             Verdict::Unrelated => "it belongs to another group; empty the pool of the box that \
                                    does not have the data you need"
@@ -290,6 +291,7 @@ impl Engine {
         let counted = self.needs_peer();
         let source = self.source.as_mut().expect("the caller looked");
         source.phase = Phase::Streaming;
+        self.parted = None;
         self.replay();
         let source = self.source.as_ref().expect("the caller looked");
         let incarnation = source.theirs.expect("it has proven who it is").incarnation;

@@ -135,6 +135,8 @@ pub struct Engine {
     dialing: bool,
     dial_at: Option<Time>,
     sessions: u32,
+    /// The epoch of the peer's copy if it parted from this one, when the two were compared last.
+    parted: Option<Epoch>,
     nonces: u64,
     table_sent: Vec<Entry>,
     chunks: BTreeMap<u64, resync::Chunk>,
@@ -213,6 +215,7 @@ impl Engine {
             dialing: false,
             dial_at: None,
             sessions: 0,
+            parted: None,
             nonces: 0,
             table_sent: Vec::new(),
             chunks: BTreeMap::new(),

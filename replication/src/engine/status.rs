@@ -76,6 +76,7 @@ impl Engine {
             epoch: self.standing_epoch(),
             data: self.data_state(),
             link: self.link(),
+            parted: self.parted.filter(|_| self.mandate().is_some()),
             acks_wait_for_peer: self.needs_peer(),
             dirty_bytes: self.dirty_bytes(),
             mended_bytes: self.troubles.mended_bytes,

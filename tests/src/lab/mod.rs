@@ -183,15 +183,23 @@ impl Lab {
 
     /// Makes all three members of one pair.
     fn introduce(&self) {
-        let address = Net::Management.address(Place::San1);
-        for (place, verb) in [(Place::San2, "pair"), (Place::Witness, "witness")] {
-            let mut command = self.network.command(Place::San1, program::twinsan());
-            command.arg("--config").arg(self.config(Place::San1));
-            command.args(["--json", "pair", "create"]);
-            let mut offer = Offer::of(command, &self.folder(Place::San1).join("pair.log"));
-            self.must(place, &[verb, "join", &address, &offer.code]);
-            assert_eq!(offer.end(STATE_WAIT), Some(0), "{} joined", place.name());
-        }
+        self.join(Place::San1, Place::San2, &["pair", "join"]);
+        self.join(Place::San1, Place::Witness, &["witness", "join"]);
+    }
+
+    /// Makes `place`, which is stopped, a member of the pair of `member` with the verb given.
+    ///
+    /// # Panics
+    /// If it does not become one.
+    pub fn join(&self, member: Place, place: Place, verb: &[&str]) {
+        let mut command = self.network.command(member, program::twinsan());
+        command.arg("--config").arg(self.config(member));
+        command.args(["--json", "pair", "create"]);
+        let mut offer = Offer::of(command, &self.folder(member).join("pair.log"));
+        let address = Net::Management.address(member);
+        let arguments = [verb, &[&address, &offer.code]].concat();
+        self.must(place, &arguments);
+        assert_eq!(offer.end(STATE_WAIT), Some(0), "{} joined", place.name());
     }
 
     /// The cables.
@@ -466,6 +474,19 @@ impl Lab {
         let mut blocks = left.chunks(4096).zip(right.chunks(4096));
         let differs = blocks.position(|(left, right)| left != right);
         differs.map(|block| u64::try_from(block).expect("a block number"))
+    }
+
+    /// The bytes of a block of 4 KiB of the volume in the file of a box that runs.
+    ///
+    /// # Panics
+    /// If the box does not say where its data is.
+    #[must_use]
+    pub fn block(&self, place: Place, uuid: &str, block: u64) -> Vec<u8> {
+        let status = self.until(place, "it has the volume", |status| {
+            status.data_area(uuid).is_some()
+        });
+        let (file, offset, _) = status.data_area(uuid).expect("just seen");
+        read_area(Path::new(&file), offset + block * 4096, 4096)
     }
 }
 
