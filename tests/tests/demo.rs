@@ -283,6 +283,8 @@ fn every_verb_speaks_json() {
         "witness leave 00000000-0000-4000-8000-000000000000 --config /nowhere",
         "voter remove witness",
         "voter remove san3 --yes",
+        "force-primary",
+        "force-primary --confirm yes",
         "switchover",
     ];
     let inspect = format!("volume inspect {file}");
