@@ -60,6 +60,26 @@ pub fn learn(record: &mut GroupRecord, ballot: Ballot, config: &Config) {
     }
 }
 
+/// The counter with which a proposer that was forced begins the lineage of `epoch` as the only
+/// voter: above everything in its record and everything `seen`, so that whoever meets it yields
+/// (law R9, H22).
+#[must_use]
+pub fn forced_counter(record: &GroupRecord, seen: u64, epoch: Epoch) -> u64 {
+    let promised = record.promised;
+    let lineage = u64::from(epoch.lineage()).max(promised.lineage() + 1);
+    let used = promised.counter.max(record.accepted.0.counter).max(seen);
+    used.max(lineage << 48) + 1
+}
+
+/// Whether a proposer with this record may go above `ballot`, of which it merely heard. Whoever has
+/// one of a later lineage was forced: this proposer learns of that, or stays out of its way (H22).
+#[must_use]
+pub fn may_outbid(record: &GroupRecord, ballot: Ballot) -> bool {
+    let (accepted, config) = &record.accepted;
+    let own = accepted.lineage().max(u64::from(config.epoch.lineage()));
+    ballot.lineage() <= own || mutant!(OutbidLineage)
+}
+
 /// The record of a voter that a commit admits: made only by an Accept that says so, never by a
 /// Prepare, and only if the config lists exactly this life of the voter (law R10). A voter whose
 /// record was lost gets no new one from the ordinary Accepts that go on listing it: it has

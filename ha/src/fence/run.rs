@@ -139,6 +139,18 @@ impl Run {
         }
     }
 
+    /// `device` told somebody else that there is power, after all that it has told this run.
+    pub(super) fn contradicted(&mut self, now: Time, device: usize) {
+        let Some(part) = self.parts.get_mut(&device) else {
+            return;
+        };
+        match part.step {
+            Step::Confirmed => part.powered(now, Power::On),
+            Step::Look(_) => part.offs = 0,
+            Step::Command(_) | Step::Commanded | Step::Looking | Step::ByHand => {}
+        }
+    }
+
     fn is_off(&self) -> bool {
         let confirmed = |part: &Part| part.step == Step::Confirmed;
         if mutant!(OneIsEnough) {

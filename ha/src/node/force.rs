@@ -10,6 +10,7 @@ use super::propose::{Proposal, Purpose, Stage};
 use super::{Event, Node, Output, Refused};
 use crate::authority::{self, Electorate};
 use crate::mutants::mutant;
+use crate::register;
 use crate::types::{Ballot, Config, Members, NS_PER_MS, NodeId, Now, Parity, Reason, Time};
 
 /// An operator waits for a forced start.
@@ -103,20 +104,16 @@ impl Node {
     /// The ballot of a box that makes itself the only voter: above all that it has heard of, in
     /// the lineage of the epoch that it is about to begin.
     pub(super) fn forced_ballot(&self) -> Ballot {
-        let instance = self.acceptor.instance();
         let state = self
             .acceptor
             .state()
             .expect("a box without a vote is refused");
-        let (promised, accepted) = (state.promised, &state.accepted);
-        let last = accepted.1.epoch.max(self.standing().floor);
-        let parity = Parity::of(self.params.me, self.params.peer);
-        let lineage = u64::from(last.forced(parity).lineage()).max(promised.lineage() + 1);
-        let seen = promised.counter.max(accepted.0.counter).max(self.counter);
+        let last = state.accepted.1.epoch.max(self.standing().floor);
+        let epoch = last.forced(Parity::of(self.params.me, self.params.peer));
         Ballot {
-            counter: seen.max(lineage << 48) + 1,
+            counter: register::forced_counter(state, self.counter, epoch),
             node: self.params.me,
-            instance,
+            instance: self.acceptor.instance(),
         }
     }
 
@@ -206,14 +203,10 @@ impl Node {
         self.end_force(Ok(()));
     }
 
-    /// Goes above a ballot that somebody used. One of a later lineage is not outbid: whoever has
-    /// it was forced, and this box learns of that, or stays out of its way (H22).
+    /// Goes above a ballot that somebody used, if that is right.
     pub(super) fn outbid(&mut self, ballot: Ballot) {
-        let own = self.acceptor.state().map_or(0, |state| {
-            let (accepted, config) = &state.accepted;
-            accepted.lineage().max(u64::from(config.epoch.lineage()))
-        });
-        if ballot.lineage() <= own || mutant!(OutbidLineage) {
+        let state = self.acceptor.state();
+        if state.is_none_or(|state| register::may_outbid(state, ballot)) {
             self.counter = self.counter.max(ballot.counter);
         }
     }

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use ha::authority::{self, Standing};
+use super::operator::parted;
+
+use ha::authority::{self, Electorate, Standing};
 use ha::record::GroupRecord;
 use ha::register::{self, Commit, Reading};
 use ha::types::Reason;
@@ -23,11 +25,11 @@ pub(crate) fn node(index: usize) -> NodeId {
     NodeId(u8::try_from(index).unwrap() + 1)
 }
 
-fn instance(index: usize) -> VoterInstance {
+pub(crate) fn instance(index: usize) -> VoterInstance {
     VoterInstance(index as u128 + 1)
 }
 
-fn ballot(counter: u64, index: usize) -> Ballot {
+pub(crate) fn ballot(counter: u64, index: usize) -> Ballot {
     Ballot {
         counter,
         node: node(index),
@@ -87,6 +89,11 @@ pub(crate) enum Letter {
         from: usize,
         ballot: Ballot,
     },
+    /// The forced config of that ballot is known chosen.
+    Learn {
+        to: usize,
+        ballot: Ballot,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,49 +103,55 @@ pub(crate) enum Purpose {
     Readmit,
     Detach,
     Claim,
+    Handover,
+    Force,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Stage {
+pub(crate) enum Stage {
     Idle,
     Reading(Purpose, Reading),
     Committing(Box<Commit>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Office {
-    known: (Ballot, Config),
-    doubts: Vec<(Ballot, Config)>,
+pub(crate) struct Office {
+    pub(crate) known: (Ballot, Config),
+    pub(crate) doubts: Vec<(Ballot, Config)>,
     /// The peer is lost while it counted.
-    lost: bool,
+    pub(crate) lost: bool,
+    /// Drained for a handover: nothing is answered (law R7).
+    pub(crate) stopped: bool,
     /// Acks wait for the peer, which has a copy (law R6).
-    mirror: bool,
+    pub(crate) mirror: bool,
     /// Writes not yet acknowledged, and those of them that the peer confirmed.
-    pending: u8,
-    confirmed: u8,
+    pub(crate) pending: u8,
+    pub(crate) confirmed: u8,
 }
 
 impl Office {
-    fn needed(&self) -> Members {
+    pub(crate) fn needed(&self) -> Members {
         let sets = self.doubts.iter().map(|doubt| doubt.1.in_sync);
         sets.fold(self.known.1.in_sync, Members::union)
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Machine {
-    process: u128,
-    office: Option<Office>,
-    stage: Stage,
+pub(crate) struct Machine {
+    pub(crate) process: u128,
+    pub(crate) office: Option<Office>,
+    pub(crate) stage: Stage,
     /// Highest foreign ballot that the own acceptor promised or accepted.
-    foreign: Option<Ballot>,
+    pub(crate) foreign: Option<Ballot>,
     /// The lease bits, by voter.
-    lease: [bool; 3],
-    counter: u64,
-    seal: Epoch,
-    log: u8,
+    pub(crate) lease: [bool; 3],
+    pub(crate) counter: u64,
+    pub(crate) seal: Epoch,
+    pub(crate) log: u8,
+    /// The last epoch in which the log was in sync or served.
+    pub(crate) data_epoch: Epoch,
     /// The disk failed: this process answers nothing any more.
-    failed: bool,
+    pub(crate) failed: bool,
 }
 
 /// How often what may happen.
@@ -150,21 +163,27 @@ pub(crate) struct Budget {
     pub(crate) losses: u8,
     pub(crate) copies: u8,
     pub(crate) failures: u8,
+    pub(crate) wipes: u8,
+    pub(crate) forces: u8,
+    pub(crate) handovers: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
-    acceptors: [GroupRecord; 3],
+    pub(crate) acceptors: [GroupRecord; 3],
+    /// The witness lost its record and is another life now.
+    pub(crate) wiped: bool,
     /// To which box each voter promised a lease.
-    grants: [Option<usize>; 3],
-    machines: [Machine; 2],
-    letters: BTreeSet<Letter>,
+    pub(crate) grants: [Option<usize>; 3],
+    pub(crate) machines: [Machine; 2],
+    pub(crate) letters: BTreeSet<Letter>,
     /// Values by ballot: a ballot has one value.
-    values: Vec<(Ballot, Config)>,
+    pub(crate) values: Vec<(Ballot, Config)>,
     /// Mirrored writes on their way: (epoch, from, write); and their confirmations.
     frames: BTreeSet<(Epoch, usize, u8)>,
     confirmations: BTreeSet<(Epoch, usize, u8)>,
-    acknowledged: u8,
+    /// By lineage: a forced start begins another array.
+    pub(crate) acknowledged: [u8; 3],
     pub(crate) left: Budget,
 }
 
@@ -179,6 +198,36 @@ pub(crate) struct Seen {
     pub(crate) leased_read: bool,
     pub(crate) detached: bool,
     pub(crate) claimed: bool,
+    pub(crate) handed_over: bool,
+    pub(crate) wiped_refused: bool,
+    pub(crate) forced: bool,
+    pub(crate) forced_alone: bool,
+    pub(crate) yielded: bool,
+    pub(crate) parted: bool,
+}
+
+impl Seen {
+    /// What was seen, by name.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        let all = [
+            ("alone", self.solo),
+            ("promoted", self.promoted),
+            ("readmitted", self.readmitted),
+            ("unfit refused", self.refused),
+            ("sealed frame refused", self.sealed_frame),
+            ("read under a lease", self.leased_read),
+            ("detached", self.detached),
+            ("claimed", self.claimed),
+            ("handed over", self.handed_over),
+            ("wiped voter refused", self.wiped_refused),
+            ("forced", self.forced),
+            ("forced alone", self.forced_alone),
+            ("yielded to a forced box", self.yielded),
+            ("parted copies", self.parted),
+        ];
+        let seen = all.into_iter().filter(|one| one.1);
+        seen.map(|one| one.0).collect()
+    }
 }
 
 /// Where a scope begins.
@@ -188,6 +237,8 @@ pub(crate) enum Start {
     InSync,
     /// S = {A}, B holds a copy.
     Solo,
+    /// S = {A}, and A has written since B was in sync.
+    Stale,
     /// Both in S by a commit that B has not seen.
     Behind,
 }
@@ -200,7 +251,11 @@ impl World {
         } else {
             Members::one(node(A))
         };
-        let config = first_config(in_sync);
+        let mut config = first_config(in_sync);
+        if start == Start::Stale {
+            config.epoch = Epoch(2);
+            config.resync_base_epoch = vec![(node(B), Epoch(1))];
+        }
         let first = ballot(1, A);
         let mut values = vec![(first, config.clone())];
         let mut acceptors = [(); 3].map(|()| record(first, &config));
@@ -226,30 +281,34 @@ impl World {
             counter: 2,
             seal: Epoch::ZERO,
             log: 0,
+            data_epoch: Epoch(1),
             failed: false,
         });
+        machines[A].data_epoch = known.1.epoch;
         machines[A].office = Some(Office {
             known,
             doubts: Vec::new(),
             lost: false,
-            mirror: start != Start::InSync,
+            stopped: false,
+            mirror: matches!(start, Start::Solo | Start::Behind),
             pending: 0,
             confirmed: 0,
         });
         Self {
             acceptors,
+            wiped: false,
             grants: [None; 3],
             machines,
             letters: BTreeSet::new(),
             values,
             frames: BTreeSet::new(),
             confirmations: BTreeSet::new(),
-            acknowledged: 0,
+            acknowledged: [0; 3],
             left,
         }
     }
 
-    fn value(&self, ballot: Ballot) -> &Config {
+    pub(crate) fn value(&self, ballot: Ballot) -> &Config {
         &self
             .values
             .iter()
@@ -258,7 +317,7 @@ impl World {
             .1
     }
 
-    fn data(&self, index: usize) -> DataState {
+    pub(crate) fn data(&self, index: usize) -> DataState {
         let disk = Some(DiskInstance(index as u128 + 1));
         let failed = self.machines[index].failed;
         DataState {
@@ -290,12 +349,14 @@ impl World {
             for purpose in purposes
                 .into_iter()
                 .chain([Purpose::Detach, Purpose::Claim])
+                .chain([Purpose::Handover, Purpose::Force])
             {
-                add(&mut |world, _| world.propose(index, purpose));
+                add(&mut |world, seen| world.propose(index, purpose, seen));
             }
+            add(&mut |world, seen| world.force_alone(index, seen));
             add(&mut |world, _| world.write(index));
             add(&mut |world, _| world.lose_peer(index));
-            add(&mut |world, _| world.copy(index));
+            add(&mut |world, seen| world.copy(index, seen));
             add(&mut |world, _| world.crash(index));
             add(&mut |world, _| world.fail_disk(index));
             for voter in [A, B, W] {
@@ -309,6 +370,7 @@ impl World {
         for voter in [A, B, W] {
             add(&mut |world, _| world.end_promise(voter));
         }
+        add(&mut |world, _| world.wipe());
         for frame in &self.frames {
             add(&mut |world, seen| world.mirror(*frame, seen));
         }
@@ -320,6 +382,10 @@ impl World {
 
     fn deliver(&mut self, letter: &Letter, seen: &mut Seen) -> bool {
         match letter.clone() {
+            Letter::Prepare { to: W, ballot } | Letter::Accept { to: W, ballot } if self.wiped => {
+                self.refuse_wiped(ballot, seen)
+            }
+            Letter::Learn { to, ballot } => self.learn(to, ballot, seen),
             Letter::Prepare { to, ballot } => {
                 if self.held(to, ballot)
                     || register::promise(&mut self.acceptors[to], ballot).is_err()
@@ -398,21 +464,25 @@ impl World {
         if index == W || ballot.node == node(index) {
             return;
         }
+        let may_outbid = register::may_outbid(&self.acceptors[index], ballot);
         let machine = &mut self.machines[index];
         machine.foreign = machine.foreign.max(Some(ballot));
         machine.lease = [false; 3];
-        machine.counter = machine.counter.max(ballot.counter);
+        if may_outbid {
+            machine.counter = machine.counter.max(ballot.counter);
+        }
         if matches!(&machine.stage, Stage::Reading(_, reading) if reading.ballot < ballot) {
             machine.stage = Stage::Idle;
         }
     }
 
-    fn propose(&mut self, index: usize, purpose: Purpose) -> bool {
+    fn propose(&mut self, index: usize, purpose: Purpose, seen: &mut Seen) -> bool {
         let machine = &self.machines[index];
         let fit = match (&machine.office, purpose) {
             (None, Purpose::Promote) => {
                 self.grants[index].is_none() && machine.stage == Stage::Idle
             }
+            (None, Purpose::Force) => self.may_force(index),
             (None, Purpose::Claim) => self.is_named(index) && machine.stage == Stage::Idle,
             (Some(office), Purpose::Degrade) => office.lost && !machine.failed,
             (Some(office), Purpose::Detach) => {
@@ -425,12 +495,15 @@ impl World {
                     && machine.stage == Stage::Idle
                     && !machine.failed
             }
+            (Some(office), Purpose::Handover) => self.may_hand_over(index, office),
             (None | Some(_), _) => false,
         };
         if !fit || self.left.ballots[index] == 0 {
             return false;
         }
         self.left.ballots[index] -= 1;
+        self.spend(index, purpose);
+        let machine = &self.machines[index];
         let counter = machine.counter.max(self.acceptors[index].promised.counter) + 1;
         let ballot = ballot(counter, index);
         let own = &mut self.acceptors[index];
@@ -443,10 +516,17 @@ impl World {
         for to in [A, B, W].into_iter().filter(|to| *to != index) {
             self.letters.insert(Letter::Prepare { to, ballot });
         }
+        self.read_alone(index, (purpose, ballot), seen);
         true
     }
 
-    fn commit(&mut self, index: usize, asked: (Purpose, Ballot), read: &Config, seen: &mut Seen) {
+    pub(crate) fn commit(
+        &mut self,
+        index: usize,
+        asked: (Purpose, Ballot),
+        read: &Config,
+        seen: &mut Seen,
+    ) {
         let (purpose, ballot) = asked;
         let data = self.data(index);
         let heir = self.machines[1 - index].process;
@@ -464,17 +544,27 @@ impl World {
             .map_or(read, |office| &office.known.1);
         let other = (node(1 - index), DiskInstance(2 - index as u128));
         let heir = (node(1 - index), Incarnation(heir));
+        let in_doubt = machine
+            .office
+            .as_ref()
+            .is_some_and(|office| !office.doubts.is_empty());
         let derived = match purpose {
             Purpose::Promote => authority::promote(read, &standing),
             Purpose::Degrade => authority::degrade(read, known, &standing),
             Purpose::Readmit => authority::readmit(read, other, &standing),
             Purpose::Detach => authority::detach(read, known, heir, &standing),
             Purpose::Claim => authority::claim(read, &standing),
+            Purpose::Handover if read.primary == Some(heir) => Ok(read.clone()),
+            Purpose::Handover if in_doubt => authority::take_back(read, &standing),
+            Purpose::Handover => authority::handover(read, heir, &standing),
+            Purpose::Force => {
+                authority::force(read, Electorate::Majority, node(1 - index), &standing)
+            }
         };
         let Ok(value) = derived else {
             seen.refused = true;
             machine.stage = Stage::Idle;
-            if purpose != Purpose::Promote {
+            if !matches!(purpose, Purpose::Promote | Purpose::Force) {
                 machine.office = None;
                 machine.lease = [false; 3];
             }
@@ -484,7 +574,7 @@ impl World {
             machine.stage = Stage::Idle;
             return;
         }
-        if purpose == Purpose::Promote {
+        if matches!(purpose, Purpose::Promote | Purpose::Force) {
             machine.seal = machine.seal.max(read.epoch); // before the Accept leaves (law R3)
         }
         if let Some(office) = &mut machine.office {
@@ -498,9 +588,10 @@ impl World {
         for to in [A, B, W].into_iter().filter(|to| *to != index) {
             self.letters.insert(Letter::Accept { to, ballot });
         }
+        self.choose_alone(index, seen);
     }
 
-    fn chosen(&mut self, index: usize, seen: &mut Seen) {
+    pub(crate) fn chosen(&mut self, index: usize, seen: &mut Seen) {
         let machine = &mut self.machines[index];
         let Stage::Committing(commit) = std::mem::replace(&mut machine.stage, Stage::Idle) else {
             unreachable!("called while committing");
@@ -511,21 +602,25 @@ impl World {
             .primary
             .is_none_or(|primary| primary.0 != node(index))
         {
-            seen.detached = true;
+            seen.detached |= known.1.reason == Reason::Detach;
+            seen.handed_over |= known.1.reason == Reason::Handover;
             machine.office = None; // law R8
             machine.lease = [false; 3];
             return;
         }
         let alone = known.1.in_sync.len() == 1;
         machine.lease = [false; 3];
+        machine.data_epoch = known.1.epoch;
+        let value = known.1.clone();
         match &mut machine.office {
             None => {
-                seen.claimed |= known.1.reason == Reason::Detach;
+                seen.claimed |= matches!(known.1.reason, Reason::Detach | Reason::Handover);
                 seen.promoted |= known.1.reason == Reason::Promote;
                 machine.office = Some(Office {
                     known,
                     doubts: Vec::new(),
                     lost: false,
+                    stopped: false,
                     mirror: false,
                     pending: 0,
                     confirmed: 0,
@@ -538,8 +633,10 @@ impl World {
                 office.doubts.clear();
                 office.lost &= !alone;
                 office.mirror &= !alone;
+                office.stopped = false;
             }
         }
+        self.follow(index, &value, seen);
     }
 
     /// The config that a majority accepted names this process.
@@ -568,7 +665,7 @@ impl World {
         let Some(office) = &mut self.machines[index].office else {
             return false;
         };
-        if self.left.writes == 0 || failed {
+        if self.left.writes == 0 || failed || office.stopped {
             return false;
         }
         let write = 1 << (self.left.writes - 1);
@@ -620,10 +717,11 @@ impl World {
             return false;
         }
         office.pending &= !write;
-        self.acknowledged |= write;
+        let lineage = usize::from(office.known.1.epoch.lineage());
+        self.acknowledged[lineage] |= write;
         let log = self.machines[index].log;
         assert_eq!(
-            self.acknowledged & !log,
+            self.acknowledged[lineage] & !log,
             0,
             "acknowledged without an earlier one: {self:#?}"
         );
@@ -651,7 +749,7 @@ impl World {
     }
 
     /// A resync from begin to end: from now on acks wait for the peer.
-    fn copy(&mut self, index: usize) -> bool {
+    fn copy(&mut self, index: usize, seen: &mut Seen) -> bool {
         let log = self.machines[index].log;
         let seal = self.machines[1 - index].seal;
         let target = self.machines[1 - index].office.is_none();
@@ -663,8 +761,18 @@ impl World {
         if self.left.copies == 0 || !solo || !target || office.known.1.epoch <= seal {
             return false;
         }
+        if parted(office, self.machines[1 - index].data_epoch, 1 - index) {
+            seen.parted = true;
+            return false;
+        }
         self.left.copies -= 1;
         office.mirror = true;
+        let kept = self.acknowledged.iter().fold(0, |all, some| all | some);
+        let lost = kept & self.machines[1 - index].log & !log;
+        assert_eq!(
+            lost, 0,
+            "a copy overwrites what only its target has: {self:#?}"
+        );
         self.machines[1 - index].log = log;
         true
     }
@@ -683,81 +791,5 @@ impl World {
         machine.lease = [false; 3];
         machine.foreign = None;
         true
-    }
-
-    /// Law R5: a heartbeat of `index` is acknowledged by `voter`.
-    fn grant(&mut self, index: usize, voter: usize) -> bool {
-        let machine = &self.machines[index];
-        let Some(office) = &machine.office else {
-            return false;
-        };
-        let record = &self.acceptors[voter];
-        let primary = Some((node(index), Incarnation(machine.process)));
-        let candidate = voter != W && self.machines[voter].stage != Stage::Idle;
-        if voter == index
-            || machine.failed
-            || candidate
-            || record.accepted.1.primary != primary
-            || record.accepted.0 < office.known.0
-            || !record.promised.belongs_to(node(index), instance(index))
-            || self.grants[voter].is_some_and(|holder| holder != index)
-        {
-            return false;
-        }
-        self.grants[voter] = Some(index);
-        self.machines[index].lease[voter] = true;
-        true
-    }
-
-    /// The voter's promise ends, never before the holder's bit.
-    fn end_promise(&mut self, voter: usize) -> bool {
-        let Some(holder) = self.grants[voter] else {
-            return false;
-        };
-        if self.machines[holder].lease[voter] {
-            return false;
-        }
-        self.grants[voter] = None;
-        true
-    }
-
-    /// Laws R5 and R5b: whether a read may be answered now.
-    fn may_answer(&self, index: usize) -> bool {
-        let machine = &self.machines[index];
-        let Some(office) = &machine.office else {
-            return false;
-        };
-        if machine.failed {
-            return false;
-        }
-        if office.needed().len() == 1 {
-            return true;
-        }
-        let own = machine
-            .foreign
-            .is_none_or(|foreign| foreign < office.known.0);
-        own && machine.lease.contains(&true)
-    }
-
-    /// What must hold in every world.
-    pub(crate) fn check(&self, seen: &mut Seen) {
-        let mut answering = 0;
-        let mut alone = 0;
-        for index in [A, B] {
-            let Some(office) = &self.machines[index].office else {
-                continue;
-            };
-            if self.may_answer(index) {
-                answering += 1;
-                let missing = self.acknowledged & !self.machines[index].log;
-                assert_eq!(missing, 0, "a read misses an acknowledged write: {self:#?}");
-                seen.leased_read |= office.needed().len() > 1;
-            }
-            if office.needed().len() == 1 {
-                alone += 1;
-            }
-        }
-        assert!(answering < 2, "two leases: {self:#?}");
-        assert!(alone < 2, "two boxes alone: {self:#?}");
     }
 }

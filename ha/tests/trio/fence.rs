@@ -402,6 +402,33 @@ fn devices_are_tested_by_the_hour_and_a_failure_is_an_alarm() {
     assert_eq!(bench.events()[1], &Event::TestGood { device });
 }
 
+/// Somebody turns a box on again while its other supply is not off yet: a test of its device
+/// finds that, and the run has to hear of it.
+#[test]
+fn r11_a_device_that_says_on_to_a_test_takes_its_word_back() {
+    let mut bench = Bench::new(vec![device("left", 1), device("right", 1)]);
+    bench.input(Input::Fence { id: 1 });
+    bench.answer(0, Question::Off, Answer::Accepted);
+    bench.answer(0, Question::Power, OFF);
+    bench.input(Input::Test { id: 2 });
+    bench.answer(0, Question::Power, ON);
+    bench.answer(1, Question::Off, Answer::Accepted);
+    while let Some((question, ..)) = bench
+        .asked
+        .iter()
+        .position(|(_, at, _)| *at == 1)
+        .map(|at| bench.asked.remove(at).expect("it was found there"))
+    {
+        bench.answer_to(question, OFF);
+    }
+    assert_eq!(bench.fenced(1), None, "left has power");
+    let outcome = bench.outcome(1, |_, what, _| match what {
+        Question::Off => Answer::Accepted,
+        Question::Power => OFF,
+    });
+    assert_eq!(outcome, Outcome::ConfirmedOff);
+}
+
 proptest::proptest! {
     /// Whatever devices answer, in whatever order and however late: a box counts as off only if
     /// each device of some level said so after a command of this run.
