@@ -19,8 +19,8 @@
 //! - a word that a command was obeyed never counts, only a later answer that the power is off; if
 //!   the command was refused, two such answers, [`SETTLE_MS`] apart: the box may be between off and
 //!   on of somebody else's restart;
-//! - `ConfirmedOff` needs that of every device of one level, or an operator's word; a device that says
-//!   "on" afterwards, whoever asked it, takes its word back.
+//! - `ConfirmedOff` needs that of every device of one level, or an operator's word; a device that
+//!   says "on" afterwards, whoever asked it, takes its word back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

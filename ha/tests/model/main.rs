@@ -1,5 +1,5 @@
-//! Small scopes of register and rules, walked to exhaustion: `cargo model`, or as far as a unit test
-//! may take.
+//! Small scopes of register and rules, walked to exhaustion: `cargo model`, or as far as a unit
+//! test may take.
 
 #![expect(clippy::unwrap_used, reason = "a harness stops at the first surprise")]
 
