@@ -11,8 +11,9 @@ use crate::faults::Fault;
 use crate::net::Host;
 use crate::world::trace::Counts;
 
-/// A run of this many histories or more must have seen everything.
-pub const HISTORIES_MIN: u64 = 10_000;
+/// A run of this many histories or more must have seen everything but [`EXCUSED`]: each of the rest
+/// was seen eight times or more in so many.
+pub const HISTORIES_MIN: u64 = 50_000;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,11 +297,10 @@ const OTHERS: [&str; 25] = [
     "volume made",
 ];
 
-/// What random histories cannot reach, and why.
-const EXCUSED: [(&str, &str); 15] = [
+/// What a run need not have seen, and why.
+const EXCUSED: [(&str, &str); 16] = [
     ("rule Genesis", "the config that every history begins with"),
     ("rule HandoverCancelled", UNSEEN),
-    ("kill during a write of superblock", UNSEEN),
     (
         "mirror Attaching -> Failed",
         "a disk that fails at the start is not attached",
@@ -312,17 +312,20 @@ const EXCUSED: [(&str, &str); 15] = [
     ("mirror Activating -> Secondary", UNSEEN),
     ("mirror Activating -> Draining", UNSEEN),
     ("mirror Activating -> Frozen", UNSEEN),
-    ("mirror Serving -> Secondary", UNSEEN),
+    ("mirror Serving -> Secondary", SELDOM),
+    ("mirror Serving -> Activating", SELDOM),
     ("mirror Draining -> Activating", UNSEEN),
     ("mirror Draining -> Serving", UNSEEN),
-    ("mirror Frozen -> Draining", SELDOM),
-    ("role PrimarySolo -> Secondary", SELDOM),
-    ("role HandingOver -> PrimarySync", SELDOM),
     ("role HandingOver -> PrimarySolo", UNSEEN),
+    ("role Sealing -> Candidate", SELDOM),
+    ("handshake row 7: sealed", SELDOM),
+    ("peer lost Sealed", SELDOM),
+    ("frame VolumeDelete lost", SELDOM),
 ];
 /// All that is known of them: nothing says that they cannot happen.
-const UNSEEN: &str = "not seen in 10,000 histories";
-const SELDOM: &str = "seen two to five times in 10,000 histories";
+const UNSEEN: &str = "not seen in 50,000 histories";
+/// So a run may miss them by chance.
+const SELDOM: &str = "seen one to seven times in 50,000 histories";
 
 /// The names of everything that a large run must have seen.
 pub fn items() -> Vec<String> {
