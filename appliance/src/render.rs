@@ -23,7 +23,7 @@ pub fn status(status: &Status) -> String {
             "{} (this box): {}; primary {primary}; epoch {}; in sync: {}",
             status.node,
             status.role,
-            status.epoch,
+            ha::Epoch(status.epoch),
             status.in_sync.join(", ")
         ),
     );
@@ -77,7 +77,8 @@ pub fn volume(status: &Status, volume: &Volume) -> String {
             &format!("of {viewer}{how}"),
         );
     }
-    let epochs = format!("{}, data of epoch {}", status.epoch, status.data_epoch);
+    let (epoch, data_epoch) = (ha::Epoch(status.epoch), ha::Epoch(status.data_epoch));
+    let epochs = format!("{epoch}, data of epoch {data_epoch}");
     line(&mut text, "epoch", &epochs);
     line(&mut text, "in sync", &status.in_sync.join(", "));
     line(

@@ -18,6 +18,10 @@ use crate::config::{self, Cluster, NodeConfig};
 use crate::membership::Member;
 use crate::{render, size};
 
+/// Larger files are no cluster configurations; the API takes twice as much, and as JSON one is not
+/// twice as large.
+const WANTED_BYTES_MAX: u64 = 1 << 20;
+
 /// Runs a verb that asks a running box.
 ///
 /// # Errors
@@ -249,6 +253,15 @@ async fn sessions(cli: &Cli) -> Result<(), Refusal> {
 
 /// A cluster configuration that an operator wrote.
 fn wanted(file: &Path) -> Result<Cluster, Refusal> {
+    let len_bytes = std::fs::metadata(file).map_or(0, |found| found.len());
+    if len_bytes > WANTED_BYTES_MAX {
+        return Err(Refusal::usage(format!(
+            "nothing was changed: {} has {}, and no cluster configuration has more than {}",
+            file.display(),
+            size::shown(len_bytes),
+            size::shown(WANTED_BYTES_MAX)
+        )));
+    }
     config::load::file(file)
         .map_err(|error| Refusal::usage(format!("nothing was changed: {error}")))
 }

@@ -130,7 +130,11 @@ fn a_file_that_asks_for_too_much_changes_nothing() {
             "write the secret",
         ),
     ];
-    for (text, words) in cases {
+    let long = format!("{before}# {}\n", "x".repeat(1 << 20));
+    for (text, words) in cases
+        .into_iter()
+        .chain([(long, "no cluster configuration has more")])
+    {
         assert_ne!(text, before, "{words}: the case changes nothing");
         fs::write(&file, &text).expect("the file");
         let told = ask(&stage, &served, &["config", "apply", &path], USAGE);
